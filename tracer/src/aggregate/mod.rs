@@ -1,0 +1,3 @@
+//! Aggregators: pure over decoded events. Time and identity come in the event; nothing here reads a clock or `/proc`.
+
+pub mod hist;

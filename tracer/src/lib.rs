@@ -1,0 +1,13 @@
+//! ctrace's user half. Data flows one way:
+//!
+//! ```text
+//! kernel probes ──ring──> capture ──> aggregate ──> stacks (names) ──> analyse ──> report
+//! ```
+
+pub mod aggregate;
+pub mod analyse;
+pub mod capture;
+pub mod cli;
+pub mod proc;
+pub mod report;
+pub mod stacks;

@@ -1,0 +1,3 @@
+//! The report: its data, and its renderings.
+
+pub mod model;

@@ -1,0 +1,736 @@
+//! The report as data: the JSON document `ctrace.report/1`, described by `ctrace schema`.
+//!
+//! Times are integers in nanoseconds and end in `_ns`; addresses are hex strings; what is not known is `null`,
+//! never 0. Fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Value of [`Report::schema`].
+pub const SCHEMA: &str = "ctrace.report/1";
+
+macro_rules! document {
+    ($($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)* })*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+            pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
+        )*
+    };
+}
+
+macro_rules! words {
+    ($($(#[$meta:meta])* pub enum $name:ident { $($(#[$vmeta:meta])* $variant:ident,)* })*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+            #[serde(rename_all = "snake_case")]
+            pub enum $name { $($(#[$vmeta])* $variant,)* }
+        )*
+    };
+}
+
+/// Id of a stack: a key of [`Report::stacks`].
+pub type StackKey = String;
+
+document! {
+    /// One report: of a whole run, or of one interval.
+    pub struct Report {
+        /// Always `ctrace.report/1`.
+        pub schema: String,
+        /// The program that wrote it.
+        pub ctrace: Ctrace,
+        /// Where it ran.
+        pub host: Host,
+        /// The time it covers.
+        pub window: Window,
+        /// Options in force.
+        pub options: OptionsUsed,
+        /// The processes traced.
+        pub targets: Vec<Target>,
+        /// What was attached to the kernel, and how often it fired.
+        pub probes: Vec<Probe>,
+        /// What was not seen, by cause.
+        pub losses: Losses,
+        /// ctrace's own cost.
+        pub overhead: Overhead,
+        /// Stacks by id, leaf first.
+        pub stacks: BTreeMap<StackKey, Vec<StackFrame>>,
+        /// Locks and other things waited on by futex. Absent when `--only` leaves locks out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub locks: Option<Vec<Lock>>,
+        /// Sleeps by reason and stack. Absent when `--only` leaves io out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub blocked: Option<Vec<Blocked>>,
+        /// Where the time of the targets' threads went.
+        pub time: Option<Time>,
+        /// Time spent runnable without a CPU. Absent when `--only` leaves sched out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub run_queue: Option<RunQueue>,
+        /// Threads asleep at the end of the window.
+        pub waiting_now: Vec<WaitingNow>,
+        /// Descriptors. Absent when `--only` leaves fds out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub fds: Option<Fds>,
+        /// Go runtime; null for what is not Go.
+        pub go: Option<serde_json::Value>,
+        /// Memory growth; null when not measured.
+        pub memory: Option<Memory>,
+        /// Cycles of threads that wait for each other.
+        pub deadlocks: Vec<Deadlock>,
+        /// Diagnoses, worst first.
+        pub findings: Vec<Finding>,
+    }
+
+    /// The program.
+    pub struct Ctrace {
+        /// Its version.
+        pub version: String,
+    }
+
+    /// The machine.
+    pub struct Host {
+        /// Node name.
+        pub hostname: String,
+        /// Kernel release.
+        pub kernel: String,
+        /// Machine, as `uname -m`.
+        pub arch: String,
+        /// CPUs online.
+        pub cpus: u32,
+    }
+
+    /// The time that a report covers.
+    pub struct Window {
+        /// Start, RFC 3339.
+        pub started_at: String,
+        /// Length.
+        pub duration_ns: u64,
+    }
+
+    /// Options in force.
+    pub struct OptionsUsed {
+        /// Collectors switched on.
+        pub only: Vec<String>,
+        /// Sleeps shorter than this were ignored.
+        pub min_wait_ns: u64,
+        /// Rows per table of the text report.
+        pub top: u32,
+        /// Only descriptors older than this count as suspects; null: no bound given.
+        pub older_ns: Option<u64>,
+        /// Children are followed.
+        pub follow: bool,
+    }
+
+    /// One traced process.
+    pub struct Target {
+        /// Process id.
+        pub pid: u32,
+        /// Name.
+        pub comm: String,
+        /// Executable; null when it could not be read.
+        pub exe: Option<String>,
+        /// Arguments.
+        pub cmdline: Vec<String>,
+        /// Owner.
+        pub uid: Option<u32>,
+        /// Container id, when its cgroup names one.
+        pub container: Option<String>,
+        /// `native`, `go…`, `jvm`, `node`, `python`.
+        pub runtime: String,
+        /// Threads at the end (at its exit, when it exited).
+        pub threads: u32,
+        /// When it started, RFC 3339.
+        pub started_at: Option<String>,
+        /// It ended while traced.
+        pub exited: bool,
+    }
+
+    /// One attached program.
+    pub struct Probe {
+        /// Its name: hook and moment.
+        pub name: String,
+        /// `tp_btf`, `raw_tp`, `tracepoint`, `fentry`, `kprobe`, `uprobe`, `perf`, `iter`.
+        pub attach: String,
+        /// Times it ran; null when the kernel does not say.
+        pub hits: Option<u64>,
+        /// Time it took; null when the kernel does not say.
+        pub run_ns: Option<u64>,
+        /// Times the kernel skipped it (recursion).
+        pub missed: Option<u64>,
+    }
+
+    /// What was not seen, by cause: counts.
+    pub struct Losses {
+        /// Records that did not fit into the ring.
+        pub ring_full: u64,
+        /// Records about descriptors that did not fit into the ring.
+        pub fd_ring_full: u64,
+        /// Entries that a kernel map could not take.
+        pub map_full: u64,
+        /// Stacks that could not be unwound to their end.
+        pub stack_failed: u64,
+        /// Stacks not copied because the ring was over half full.
+        pub stack_pending: u64,
+        /// Ends of waits whose beginning was not seen.
+        pub unmatched: u64,
+        /// Rows folded into one because a table was full.
+        pub folded: u64,
+        /// Calls of 32-bit callers, whose stacks are not taken.
+        pub compat: u64,
+        /// Control data with descriptors longer than a record.
+        pub control_truncated: u64,
+        /// User memory that a probe could not read.
+        pub user_fault: u64,
+        /// Records that user space did not understand.
+        pub unknown_record: u64,
+        /// Stacks that failed, by reason.
+        pub stack_failed_by: BTreeMap<String, u64>,
+        /// Nothing that the verdicts rest on was lost.
+        pub complete: bool,
+    }
+
+    /// ctrace's own cost in this window.
+    pub struct Overhead {
+        /// Time in the probes, extrapolated when sampled; null when the kernel does not say.
+        pub kernel_ns: Option<u64>,
+        /// Time in user space.
+        pub user_cpu_ns: u64,
+        /// Resident memory.
+        pub rss_bytes: u64,
+        /// Both times together, of one CPU.
+        pub cpu_percent: f64,
+    }
+
+    /// One frame, which may be inlined into the one after it.
+    pub struct StackFrame {
+        /// Function, demangled; null when there is no name at all.
+        pub function: Option<String>,
+        /// File of the mapping.
+        pub module: Option<String>,
+        /// Source file.
+        pub file: Option<String>,
+        /// Source line.
+        pub line: Option<u32>,
+        /// It was inlined into the next frame.
+        pub inlined: bool,
+        /// Address in the process.
+        pub address: String,
+        /// Bytes from the function's start.
+        pub offset: Option<u64>,
+    }
+
+    /// Something that threads waited on by futex.
+    pub struct Lock {
+        /// Names it within this report.
+        pub id: String,
+        /// Process.
+        pub pid: u32,
+        /// Futex word or object; null for a parker.
+        pub address: Option<String>,
+        /// Symbol, mapping + offset, or how it was found.
+        pub name: Option<String>,
+        /// What it is.
+        pub kind: LockKind,
+        /// Its waits are threads with nothing to do, not contention.
+        pub idle: bool,
+        /// Sleeps.
+        pub waits: u64,
+        /// Time blocked: from leaving the CPU to being woken.
+        pub wait: Hist,
+        /// Time from being woken to running.
+        pub run_queue: Hist,
+        /// How the sleeps ended.
+        pub outcomes: Outcomes,
+        /// Who waited, longest total first.
+        pub waiters: Vec<Waiter>,
+        /// Who ended the waits.
+        pub wakers: Vec<WakerRow>,
+        /// Who held it, where it can be seen.
+        pub holders: Vec<Holder>,
+        /// Hold times; null when they cannot be seen.
+        pub hold: Option<Hist>,
+        /// Share of the window in which it was held; null when it cannot be seen.
+        pub utilisation: Option<f64>,
+    }
+
+    /// How sleeps ended.
+    pub struct Outcomes {
+        /// Another thread's call on the same word.
+        pub handed_over: u64,
+        /// The time-out.
+        pub timed_out: u64,
+        /// A signal.
+        pub interrupted: u64,
+        /// Cannot be told.
+        pub unknown: u64,
+    }
+
+    /// Waits of one stack.
+    pub struct Waiter {
+        /// Where; null when no stack could be taken.
+        pub stack: Option<StackKey>,
+        /// Sleeps.
+        pub waits: u64,
+        /// Time blocked.
+        pub total_ns: u64,
+        /// Longest.
+        pub max_ns: u64,
+    }
+
+    /// Wake-ups from one stack.
+    pub struct WakerRow {
+        /// Where; null when no stack could be taken.
+        pub stack: Option<StackKey>,
+        /// The waker's process.
+        pub pid: u32,
+        /// How many.
+        pub wakes: u64,
+    }
+
+    /// Holds of one stack.
+    pub struct Holder {
+        /// Where; null when no stack could be taken.
+        pub stack: Option<StackKey>,
+        /// Thread.
+        pub tid: u32,
+        /// Time held.
+        pub total_ns: u64,
+        /// `running`, `runnable` or `blocked`.
+        pub state: String,
+    }
+
+    /// Sleeps of one reason from one stack.
+    pub struct Blocked {
+        /// Why.
+        pub reason: Reason,
+        /// Process.
+        pub pid: u32,
+        /// Where; null when no stack could be taken.
+        pub stack: Option<StackKey>,
+        /// Sleeps.
+        pub count: u64,
+        /// Time blocked.
+        pub total_ns: u64,
+        /// Longest.
+        pub max_ns: u64,
+        /// Distribution.
+        pub wait: Hist,
+        /// The other end of the socket or pipe, when known.
+        pub peer: Option<String>,
+        /// Kernel functions, leaf first; only for uninterruptible sleeps and unknown reasons.
+        pub kernel_stack: Option<Vec<String>>,
+    }
+
+    /// Where the time of the targets' threads went.
+    pub struct Time {
+        /// On a CPU.
+        pub running_ns: u64,
+        /// Runnable without a CPU.
+        pub runnable_ns: u64,
+        /// Asleep, by reason.
+        pub blocked_ns: BTreeMap<Reason, u64>,
+        /// Taken by the hypervisor from the whole host's CPUs.
+        pub steal_ns: Option<u64>,
+        /// By thread, busiest first, bounded; what is left out is folded into a row without tid.
+        pub by_thread: Vec<ThreadTime>,
+    }
+
+    /// One thread's time.
+    pub struct ThreadTime {
+        /// Process.
+        pub pid: u32,
+        /// Thread; null for the rest folded together.
+        pub tid: Option<u32>,
+        /// Name.
+        pub comm: String,
+        /// Threads in this row.
+        pub threads: u32,
+        /// On a CPU.
+        pub running_ns: u64,
+        /// Runnable without a CPU.
+        pub runnable_ns: u64,
+        /// Asleep, by reason.
+        pub blocked_ns: BTreeMap<Reason, u64>,
+    }
+
+    /// Time spent runnable without a CPU.
+    pub struct RunQueue {
+        /// All delays.
+        #[serde(flatten)]
+        pub hist: Hist,
+        /// By thread, longest total first, bounded.
+        pub by_thread: Vec<RunQueueThread>,
+        /// Delays that began with losing the CPU.
+        pub preempted: u64,
+        /// Delays that began with a wake-up.
+        pub woken: u64,
+        /// Time in which the cgroup's quota held its tasks; null when it cannot be read.
+        pub throttled_ns: Option<u64>,
+        /// Periods in which it did.
+        pub throttled_periods: Option<u64>,
+    }
+
+    /// One thread's delays.
+    pub struct RunQueueThread {
+        /// Thread.
+        pub tid: u32,
+        /// Name.
+        pub comm: String,
+        /// Its delays.
+        #[serde(flatten)]
+        pub hist: Hist,
+    }
+
+    /// A thread asleep at the end of the window.
+    pub struct WaitingNow {
+        /// Process.
+        pub pid: u32,
+        /// Thread.
+        pub tid: u32,
+        /// Name.
+        pub comm: String,
+        /// Why.
+        pub reason: Reason,
+        /// [`Lock::id`] when it waits for one of [`Report::locks`].
+        pub lock: Option<String>,
+        /// Futex word, for futex waits.
+        pub address: Option<String>,
+        /// For how long; null when it slept before ctrace looked.
+        pub since_ns: Option<u64>,
+        /// Where.
+        pub stack: Option<StackKey>,
+    }
+
+    /// Descriptors.
+    pub struct Fds {
+        /// Open when tracing began.
+        pub open_at_start: u64,
+        /// Open at the end, as the kernel has it.
+        pub open_at_end: u64,
+        /// Soft limit (`RLIMIT_NOFILE`); null when it could not be read.
+        pub limit: Option<u64>,
+        /// Births seen.
+        pub opened: u64,
+        /// Deaths seen.
+        pub closed: u64,
+        /// Time until the limit at the present growth; null without significant growth.
+        pub time_to_limit_ns: Option<u64>,
+        /// Descriptors found open whose birth was not seen.
+        pub unseen_births: u64,
+        /// Descriptors found closed whose death was not seen.
+        pub unseen_deaths: u64,
+        /// Ways to make a descriptor whose stack this kernel does not show.
+        pub unseen_kinds: Vec<String>,
+        /// By creating stack, most suspect first.
+        pub by_stack: Vec<FdStack>,
+    }
+
+    /// Descriptors made by one stack.
+    pub struct FdStack {
+        /// Process.
+        pub pid: u32,
+        /// Where; null for those open before tracing, or without a stack.
+        pub stack: Option<StackKey>,
+        /// Why there is no stack: `before_attach`, `unseen`, `stack_lost`.
+        pub without_stack: Option<String>,
+        /// System call that made most of them.
+        pub call: Option<String>,
+        /// How many of each kind.
+        pub kinds: BTreeMap<FdKind, u64>,
+        /// Made.
+        pub opened: u64,
+        /// Ended.
+        pub closed: u64,
+        /// Open at the end.
+        pub live: u64,
+        /// Open at the start.
+        pub live_at_start: u64,
+        /// What the series looks like.
+        pub verdict: Verdict,
+        /// Of the verdict, 0 to 1.
+        pub confidence: f64,
+        /// Growth of the live number.
+        pub growth_per_s: f64,
+        /// Period of a staircase.
+        pub period_ns: Option<u64>,
+        /// Age of those still open.
+        pub age: Hist,
+        /// Some of those still open, oldest first.
+        pub examples: Vec<FdExample>,
+    }
+
+    /// One open descriptor.
+    pub struct FdExample {
+        /// Number.
+        pub fd: i32,
+        /// What it is: the link of `/proc/PID/fd`.
+        pub target: Option<String>,
+        /// Its own end of a socket.
+        pub local: Option<String>,
+        /// The other end of a socket.
+        pub peer: Option<String>,
+        /// `ESTABLISHED`, `CLOSE_WAIT`, …
+        pub tcp_state: Option<String>,
+        /// Bytes received and not read.
+        pub unread_bytes: Option<u64>,
+        /// Age; null when it was open before tracing.
+        pub age_ns: Option<u64>,
+    }
+
+    /// Memory growth.
+    pub struct Memory {
+        /// Resident memory at the start.
+        pub rss_start: u64,
+        /// Resident memory at the end.
+        pub rss_end: u64,
+        /// Slope.
+        pub growth_bytes_per_s: f64,
+        /// Stacks that fault memory in.
+        pub by_stack: Vec<MemoryStack>,
+    }
+
+    /// Memory faulted in by one stack.
+    pub struct MemoryStack {
+        /// Where.
+        pub stack: Option<StackKey>,
+        /// How much.
+        pub bytes: u64,
+        /// Slope.
+        pub growth_bytes_per_s: f64,
+    }
+
+    /// Threads that wait for each other.
+    pub struct Deadlock {
+        /// In order: each waits for what the next holds.
+        pub cycle: Vec<DeadlockLink>,
+    }
+
+    /// One thread of a deadlock.
+    pub struct DeadlockLink {
+        /// Thread.
+        pub tid: u32,
+        /// Lock it holds.
+        pub holds: Option<String>,
+        /// Lock it waits for.
+        pub waits_for: String,
+        /// Where.
+        pub stack: Option<StackKey>,
+    }
+
+    /// A diagnosis.
+    pub struct Finding {
+        /// Stable name of the diagnosis, such as `fd.leak`.
+        pub id: String,
+        /// How bad.
+        pub severity: Severity,
+        /// How sure, 0 to 1.
+        pub confidence: f64,
+        /// One line.
+        pub title: String,
+        /// What was seen.
+        pub detail: String,
+        /// The numbers it rests on.
+        pub evidence: BTreeMap<String, serde_json::Value>,
+        /// What to do.
+        pub remedy: String,
+        /// The guilty stack.
+        pub stack: Option<StackKey>,
+        /// [`Lock::id`] of the guilty lock.
+        pub lock: Option<String>,
+    }
+
+    /// A distribution of times, exact to three significant digits.
+    pub struct Hist {
+        /// Samples.
+        pub count: u64,
+        /// Shortest.
+        pub min_ns: u64,
+        /// Longest.
+        pub max_ns: u64,
+        /// Arithmetic mean.
+        pub mean_ns: u64,
+        /// Sum (exact, not from the buckets).
+        pub total_ns: u64,
+        /// Median.
+        pub p50_ns: u64,
+        /// 90th percentile.
+        pub p90_ns: u64,
+        /// 99th percentile.
+        pub p99_ns: u64,
+        /// 99.9th percentile.
+        pub p999_ns: u64,
+        /// 95 % confidence interval of `p99_ns`; null without samples.
+        pub p99_ci_ns: Option<[u64; 2]>,
+        /// Upper bound and count of each bucket in use.
+        pub buckets: Vec<(u64, u64)>,
+        /// Populations, when there are at least two.
+        pub modes: Vec<Mode>,
+    }
+
+    /// One population of a distribution.
+    pub struct Mode {
+        /// Its middle.
+        pub center_ns: u64,
+        /// Its part of the samples, 0 to 1.
+        pub share: f64,
+    }
+}
+
+words! {
+    /// What a futex word belongs to.
+    pub enum LockKind {
+        /// Mutual exclusion.
+        Mutex,
+        /// Readers and writers.
+        Rwlock,
+        /// A monitor that is no Java one.
+        Monitor,
+        /// CPython's interpreter lock.
+        Gil,
+        /// Condition variable.
+        Cond,
+        /// Semaphore.
+        Sem,
+        /// Priority-inheriting mutex.
+        Pi,
+        /// Barrier.
+        Barrier,
+        /// Pool of anything.
+        Pool,
+        /// A thread's own word, woken by whoever has something for it.
+        Parker,
+        /// A sleep with a time-out only.
+        Sleep,
+        /// A runtime's thread without work.
+        RuntimeIdle,
+        /// Waiting for a thread's end.
+        Join,
+        /// One-time initialisation.
+        Once,
+        /// None of the known acquiring functions is in the stack.
+        UnknownFutex,
+        /// Go `sync.Mutex`.
+        GoMutex,
+        /// Go `sync.RWMutex`.
+        GoRwmutex,
+        /// Go channel.
+        GoChan,
+        /// Go `select`.
+        GoSelect,
+        /// Go `sync.WaitGroup`.
+        GoWaitgroup,
+        /// Go `sync.Cond`.
+        GoCond,
+        /// Java `synchronized`.
+        JavaMonitor,
+    }
+
+    /// Why a thread slept.
+    pub enum Reason {
+        /// On a futex.
+        Futex,
+        /// For data of a socket.
+        SocketRead,
+        /// For room in a socket.
+        SocketWrite,
+        /// For a connection.
+        Accept,
+        /// For a connection's establishment.
+        Connect,
+        /// In poll, select or epoll.
+        Poll,
+        /// For a file or block device.
+        FileIo,
+        /// For a time.
+        Sleep,
+        /// For a child.
+        WaitChild,
+        /// For a page.
+        PageFault,
+        /// For a pipe, eventfd or terminal.
+        Pipe,
+        /// For a signal.
+        Signal,
+        /// For a System V or POSIX message queue or semaphore.
+        Ipc,
+        /// In `io_uring_enter`.
+        IoUring,
+        /// Stopped by a signal, a tracer or the freezer.
+        Stopped,
+        /// Any other.
+        Other,
+    }
+
+    /// What a descriptor is.
+    pub enum FdKind {
+        /// Regular file, directory or device.
+        File,
+        /// Socket.
+        Socket,
+        /// Pipe or FIFO.
+        Pipe,
+        /// eventfd.
+        Eventfd,
+        /// epoll.
+        Epoll,
+        /// timerfd.
+        Timerfd,
+        /// signalfd.
+        Signalfd,
+        /// inotify.
+        Inotify,
+        /// fanotify.
+        Fanotify,
+        /// memfd or secret memory.
+        Memfd,
+        /// pidfd.
+        Pidfd,
+        /// perf event.
+        PerfEvent,
+        /// BPF map, program, link or BTF.
+        Bpf,
+        /// userfaultfd.
+        Userfaultfd,
+        /// `io_uring`.
+        IoUring,
+        /// POSIX message queue.
+        Mqueue,
+        /// Mount or file-system context.
+        Mount,
+        /// Any other.
+        Other,
+    }
+
+    /// What a series of live descriptors looks like.
+    pub enum Verdict {
+        /// Grows and nothing is ever closed that grew.
+        Leaking,
+        /// Grows; may be a warm-up.
+        Growing,
+        /// Grew and stays.
+        Pool,
+        /// Does not change.
+        Steady,
+        /// Opened and closed all the time.
+        Churn,
+        /// Too little seen, or losses forbid a verdict.
+        Unknown,
+    }
+
+    /// How bad a finding is.
+    pub enum Severity {
+        /// Worth knowing.
+        Info,
+        /// A small cost.
+        Low,
+        /// A cost that shows.
+        Medium,
+        /// Probably what hurts.
+        High,
+        /// Failing now or soon.
+        Critical,
+    }
+}
