@@ -13,6 +13,7 @@
 //! Thinking lives here too ([`rules`]), so that host tests run the very functions the probes run.
 #![no_std]
 
+pub mod births;
 pub mod nr;
 pub mod rules;
 pub mod wire;

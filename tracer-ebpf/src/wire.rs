@@ -312,22 +312,25 @@ wire! {
 }
 
 wire! {
-    /// An `io_uring` request completed that opens, accepts, makes a socket or pipe, or closes.
-    /// [`Regs`] and stack bytes of the *submitter* follow.
+    /// An `io_uring` request that opens, accepts, or makes a socket or pipe was submitted ([`FdUring::SUBMITTED`]:
+    /// [`Regs`] and stack bytes of the submitter follow) or completed (nothing follows, `tgid` and `tid` are 0).
     pub struct FdUring [48] {
         /// Front; `tgid`/`tid` are the submitter's.
         pub header: Header,
         /// `IORING_OP_*`.
         pub opcode: u32,
-        /// The request's result: a descriptor, or a negative error.
+        /// The request's result: a descriptor; [`FdUring::SUBMITTED`] at submission.
         pub result: i32,
-        /// Descriptor given by the request (`sqe.fd`), for close.
-        pub fd: i32,
-        /// Direct-descriptor slot (`sqe.file_index`), 0 for an ordinary descriptor.
-        pub file_index: u32,
+        /// Zero.
+        pub reserved: u64,
         /// Address of the request in the kernel; joins submission and completion.
         pub request: u64,
     }
+}
+
+impl FdUring {
+    /// [`FdUring::result`] of a submission.
+    pub const SUBMITTED: i32 = i32::MIN;
 }
 
 wire! {

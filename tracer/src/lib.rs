@@ -5,9 +5,6 @@
 //! ```
 
 pub mod aggregate;
-pub mod analyse;
 pub mod capture;
-pub mod cli;
-pub mod proc;
 pub mod report;
 pub mod stacks;

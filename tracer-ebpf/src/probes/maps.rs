@@ -1,0 +1,178 @@
+//! Maps and globals: for each its key, value, bound, who writes, who reads, and what happens when it is full.
+
+use core::ptr;
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, bpf_map_type, task_struct},
+    helpers::generated::bpf_task_storage_get,
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf, StackTrace},
+};
+use tracer_ebpf::wire::{StackPlace, counter};
+
+use super::task::TaskState;
+
+/// All records, in causal order. Written by every probe, read by user space. Size set at load. Full: the record is
+/// dropped and counted in [`COUNTERS`].
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// Counts of what was lost, by [`counter`]. Written by the probes, read by user space.
+#[map]
+pub(super) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// tgid → 1 for each traced process. Written by user space and, when children are followed, at fork; read by all probes.
+/// Full: that child is not traced, counted.
+#[map]
+pub(super) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Where a stack was seen → class of the copy that it needs. Written by user space, read by the probes. Full: the least
+/// recently used one makes room and is copied with the default size again.
+#[map]
+pub(super) static STACK_CLASSES: LruHashMap<StackPlace, u32> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Kernel stacks of uninterruptible sleeps. Written by `sched_switch`, read by user space. Full: no kernel stack.
+#[map]
+pub(super) static KSTACKS: StackTrace = StackTrace::with_max_entries(2048, 0);
+
+/// Bits of [`tracer_ebpf::wire::feature`].
+#[unsafe(no_mangle)]
+static FEATURES: Global<u32> = Global::new(0);
+/// Size of [`EVENTS`].
+#[unsafe(no_mangle)]
+static RING_BYTES: Global<u32> = Global::new(16 << 20);
+/// Offset of `task_struct.pid`, from the running kernel's BTF.
+#[unsafe(no_mangle)]
+static OFF_TASK_PID: Global<u32> = Global::new(0);
+/// Offset of `task_struct.tgid`.
+#[unsafe(no_mangle)]
+static OFF_TASK_TGID: Global<u32> = Global::new(0);
+/// The only target's tgid, 0 when there are several: spares bystanders the look-up in [`TARGETS`].
+#[unsafe(no_mangle)]
+static ONE_TARGET: Global<u32> = Global::new(0);
+
+/// Offsets of the direct-descriptor slot in the requests (`struct io_kiocb`) of each kind, from the kernel's BTF; 0: unknown.
+#[unsafe(no_mangle)]
+static OFF_URING_OPEN: Global<u32> = Global::new(0);
+/// As [`OFF_URING_OPEN`].
+#[unsafe(no_mangle)]
+static OFF_URING_ACCEPT: Global<u32> = Global::new(0);
+/// As [`OFF_URING_OPEN`].
+#[unsafe(no_mangle)]
+static OFF_URING_SOCKET: Global<u32> = Global::new(0);
+/// As [`OFF_URING_OPEN`].
+#[unsafe(no_mangle)]
+static OFF_URING_CLOSE: Global<u32> = Global::new(0);
+/// As [`OFF_URING_OPEN`].
+#[unsafe(no_mangle)]
+static OFF_URING_PIPE: Global<u32> = Global::new(0);
+
+/// Offset of the descriptor in a close request.
+#[unsafe(no_mangle)]
+static OFF_URING_CLOSE_FD: Global<u32> = Global::new(0);
+
+/// Offsets in `io_uring` requests.
+pub(super) struct UringOffsets {
+    pub(super) open: u32,
+    pub(super) accept: u32,
+    pub(super) socket: u32,
+    pub(super) close: u32,
+    pub(super) close_fd: u32,
+    pub(super) pipe: u32,
+}
+
+#[inline(always)]
+pub(super) fn uring_offsets() -> UringOffsets {
+    UringOffsets {
+        open: OFF_URING_OPEN.load(),
+        accept: OFF_URING_ACCEPT.load(),
+        socket: OFF_URING_SOCKET.load(),
+        close: OFF_URING_CLOSE.load(),
+        close_fd: OFF_URING_CLOSE_FD.load(),
+        pipe: OFF_URING_PIPE.load(),
+    }
+}
+
+#[inline(always)]
+pub(super) fn has(feature: u32) -> bool {
+    FEATURES.load() & feature != 0
+}
+
+#[inline(always)]
+pub(super) fn ring_bytes() -> u64 {
+    u64::from(RING_BYTES.load())
+}
+
+/// Offsets of `pid` and `tgid` in `task_struct`.
+#[inline(always)]
+pub(super) fn task_offsets() -> (usize, usize) {
+    (OFF_TASK_PID.load() as usize, OFF_TASK_TGID.load() as usize)
+}
+
+#[inline(always)]
+pub(super) fn is_target(tgid: u32) -> bool {
+    let one = ONE_TARGET.load();
+    if one != 0 {
+        return one == tgid;
+    }
+    // SAFETY: the value is an integer that nobody deletes while it is borrowed: it is not used at all.
+    unsafe { TARGETS.get(&tgid) }.is_some()
+}
+
+/// Adds one to a counter of [`counter`].
+#[inline(always)]
+pub(super) fn count(which: u32) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(which) {
+        // SAFETY: a per-CPU slot; a probe that interrupts another loses at most one count of a loss.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// A BTF map definition as the loader expects it (`BPF_MAP_TYPE_TASK_STORAGE` has no wrapper in aya-ebpf 0.2).
+#[repr(C)]
+pub(super) struct TaskStorage {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE as usize],
+    key: *const i32,
+    value: *const TaskState,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
+}
+
+// SAFETY: the pointers are placeholders whose types the loader reads; nobody follows them.
+unsafe impl Sync for TaskStorage {}
+
+/// thread → its [`TaskState`], for threads of targets. Made at attach (iterator) and at fork, ends with the thread. Written and
+/// read by the scheduler probes. No memory: the thread is not traced, counted.
+#[unsafe(link_section = ".maps")]
+#[unsafe(no_mangle)]
+static TASKS: TaskStorage = TaskStorage {
+    r#type: ptr::null(),
+    key: ptr::null(),
+    value: ptr::null(),
+    max_entries: ptr::null(),
+    map_flags: ptr::null(),
+};
+
+/// State of `task`, null when it is no target's thread.
+///
+/// # Safety
+///
+/// `task` must be a task pointer that the verifier trusts: a BTF tracepoint's argument or the current task.
+#[inline(always)]
+pub(super) unsafe fn task_state(task: *mut task_struct) -> *mut TaskState {
+    // SAFETY: by the caller's promise.
+    unsafe { bpf_task_storage_get((&raw const TASKS).cast_mut().cast(), task, ptr::null_mut(), 0) }.cast()
+}
+
+/// State of `task`, made (zeroed) when absent; null when there is no memory.
+///
+/// # Safety
+///
+/// As [`task_state`].
+#[inline(always)]
+pub(super) unsafe fn make_task_state(task: *mut task_struct) -> *mut TaskState {
+    let flags = u64::from(BPF_LOCAL_STORAGE_GET_F_CREATE);
+    // SAFETY: by the caller's promise.
+    unsafe { bpf_task_storage_get((&raw const TASKS).cast_mut().cast(), task, ptr::null_mut(), flags) }.cast()
+}

@@ -1,0 +1,339 @@
+//! Waits and run queue, at the scheduler: every real sleep and nothing else.
+
+use aya_ebpf::{
+    bindings::task_struct,
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
+    programs::{BtfTracePointContext, tracing::StackIdContext as _},
+};
+use tracer_ebpf::{
+    rules::{self, Side, Waker},
+    wire::{Exec, Exit, Fork, SwitchIn, SwitchOut, Wake, counter, feature, kind, switch_in},
+};
+
+use super::{
+    emit::{header, plain, with_stack},
+    maps::{KSTACKS, TARGETS, count, has, is_target, make_task_state, task_state},
+    task::{self, BEFORE, NEW, PREEMPTED, RUNNING, SLEEPING, TaskState, call, complete, ids, signal_pending, user_regs},
+};
+
+const TASK_INTERRUPTIBLE: u32 = 1;
+const TASK_UNINTERRUPTIBLE: u32 = 2;
+/// `__TASK_STOPPED | __TASK_TRACED | EXIT_DEAD | EXIT_ZOMBIE | … | TASK_DEAD`: not waits for anything we can name, the
+/// dead ones never come back.
+const TASK_DEAD: u32 = 0x80;
+
+/// A wake-up may be announced a moment before the sleeper's switch-out is: it belongs to that sleep when no more than this
+/// lies between them, else it met a thread that had not gone to sleep at all.
+const EARLY_NS: u64 = 50_000;
+
+/// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`, the last
+/// argument from 5.18. `prev` is the current task.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
+    let preempt: u64 = ctx.arg(0);
+    let prev: *mut task_struct = ctx.arg(1);
+    let next: *mut task_struct = ctx.arg(2);
+    let prev_state: u32 = ctx.arg(3);
+    // SAFETY: both are the tracepoint's own arguments; the states are the kernel's storage, checked for null.
+    unsafe {
+        let out = task_state(prev);
+        if !out.is_null() {
+            switch_out(&ctx, &mut *out, prev, preempt & 1 != 0, prev_state);
+        }
+        let into = task_state(next);
+        if !into.is_null() {
+            switch_in(&mut *into);
+        }
+    }
+    0
+}
+
+#[inline(always)]
+unsafe fn switch_out(
+    ctx: &BtfTracePointContext,
+    state: &mut TaskState,
+    prev: *mut task_struct,
+    preempt: bool,
+    prev_state: u32,
+) {
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if state.in_ns != 0 {
+        state.running_total_ns += now - state.in_ns;
+    }
+    state.out_ns = now;
+    if preempt || prev_state == 0 {
+        state.state = PREEMPTED;
+        return;
+    }
+    if prev_state & TASK_DEAD != 0 {
+        state.state = RUNNING;
+        return;
+    }
+    state.seq += 1;
+    state.state = SLEEPING;
+    if state.early_ns != 0 && now - state.early_ns < EARLY_NS {
+        state.wake_ns = now;
+    } else {
+        state.wake_ns = 0;
+        state.waker_kind = Waker::Unknown as u32;
+        state.waker_tgid = 0;
+        state.waker_tid = 0;
+        state.signal = 0;
+    }
+    state.early_ns = 0;
+
+    // SAFETY: `prev` is the tracepoint's argument.
+    let regs = unsafe { user_regs(prev) };
+    let mut current = call(regs);
+    // restart_syscall goes on with the call before it, whose arguments are remembered.
+    if current.nr == tracer_ebpf::nr::RESTART_SYSCALL {
+        current.nr = state.nr;
+        current.args = state.args;
+    } else {
+        complete(&mut current);
+    }
+    state.nr = current.nr;
+    state.args = current.args;
+
+    let is_futex = rules::futex_wait(current.nr, &current.args).is_some();
+    let wanted = has(feature::WAITS) && (is_futex || !has(feature::FUTEX_ONLY));
+    let kstack = if wanted && prev_state & TASK_UNINTERRUPTIBLE != 0 {
+        ctx.get_stackid(&KSTACKS, 0).map_or(-1, |id| id as i32)
+    } else {
+        -1
+    };
+    let timeout_ns = task::timeout_ns(&current);
+    let (tgid, tid, seq) = (state.tgid, state.tid, state.seq);
+    with_stack::<SwitchOut>(
+        tgid,
+        regs,
+        wanted,
+        counter::RING_FULL,
+        |record| {
+            // SAFETY: the slot in the ring.
+            unsafe {
+                (*record).header = header(kind::SWITCH_OUT, tgid, tid, now);
+                (*record).seq = seq;
+                (*record).state = prev_state;
+                (*record).kstack = kstack;
+                (*record).nr = current.nr;
+                (*record).args = current.args;
+                (*record).timeout_ns = timeout_ns;
+            }
+        },
+        // SAFETY: the slot in the ring.
+        |record| unsafe { &raw mut (*record).header },
+    );
+}
+
+#[inline(always)]
+fn switch_in(state: &mut TaskState) {
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let before = state.state;
+    state.in_ns = now;
+    state.state = RUNNING;
+    state.early_ns = 0;
+    let (since, flags) = match before {
+        PREEMPTED => (state.out_ns, switch_in::PREEMPTED),
+        NEW => (state.wake_ns, switch_in::NEW | switch_in::WOKEN),
+        SLEEPING if state.wake_ns != 0 => (state.wake_ns, switch_in::SLEPT | switch_in::WOKEN),
+        SLEEPING => (now, switch_in::SLEPT),
+        BEFORE if state.wake_ns != 0 => (state.wake_ns, switch_in::SLEPT | switch_in::WOKEN | switch_in::BEFORE),
+        _ => return,
+    };
+    let delay = now - since;
+    state.run_queue_total_ns += delay;
+    state.count += 1;
+    if flags & switch_in::SLEPT == 0 && !has(feature::SCHED) {
+        return;
+    }
+    let signal = if state.signal != 0 { switch_in::SIGNAL } else { 0 };
+    plain(
+        SwitchIn {
+            header: header(kind::SWITCH_IN, state.tgid, state.tid, now),
+            seq: state.seq,
+            out_ns: state.out_ns,
+            wake_ns: since,
+            nr: state.nr,
+            arg0: state.args[0],
+            flags: flags | signal,
+            waker_kind: state.waker_kind,
+            waker_tgid: state.waker_tgid,
+            waker_tid: state.waker_tid,
+            run_queue_total_ns: state.run_queue_total_ns,
+            running_total_ns: state.running_total_ns,
+            count: state.count,
+        },
+        counter::RING_FULL,
+    );
+}
+
+/// `sched_waking(struct task_struct *p)`: runs in the waker, under `p->pi_lock`.
+#[btf_tracepoint(function = "sched_waking")]
+pub fn sched_waking(ctx: BtfTracePointContext) -> i32 {
+    let sleeper: *mut task_struct = ctx.arg(0);
+    // SAFETY: the tracepoint's argument.
+    let state = unsafe { task_state(sleeper) };
+    if state.is_null() {
+        return 0;
+    }
+    // SAFETY: the kernel's storage, not null; `pi_lock` keeps other wakers out.
+    unsafe { waking(&mut *state, sleeper) };
+    0
+}
+
+#[inline(always)]
+unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
+    let asleep = state.state == SLEEPING || state.state == BEFORE;
+    if asleep && state.wake_ns != 0 {
+        return;
+    }
+    // SAFETY: helpers without preconditions; the current task is trusted.
+    let (now, ids, regs) =
+        unsafe { (bpf_ktime_get_ns(), bpf_get_current_pid_tgid(), user_regs(bpf_get_current_task_btf())) };
+    let (waker_tgid, waker_tid) = ((ids >> 32) as u32, ids as u32);
+    let current = call(regs);
+    let verdict = rules::waker(
+        Side { tgid: state.tgid, nr: state.nr, args: &state.args },
+        Side { tgid: waker_tgid, nr: current.nr, args: &current.args },
+    );
+    let seq = if asleep {
+        state.wake_ns = now;
+        state.seq
+    } else {
+        // It has not left the CPU yet: this is for the sleep to come, or for none.
+        state.early_ns = now;
+        state.seq + 1
+    };
+    state.signal = u32::from(signal_pending(sleeper));
+    state.waker_kind = verdict as u32;
+    let named = matches!(verdict, Waker::HandOver | Waker::Exit | Waker::Call);
+    state.waker_tgid = if named { waker_tgid } else { 0 };
+    state.waker_tid = if named { waker_tid } else { 0 };
+    if verdict != Waker::HandOver || !has(feature::WAKERS) {
+        return;
+    }
+    let (tgid, tid) = (state.tgid, state.tid);
+    let comm = bpf_get_current_comm().unwrap_or([0; 16]);
+    with_stack::<Wake>(
+        waker_tgid,
+        regs,
+        true,
+        counter::RING_FULL,
+        |record| {
+            // SAFETY: the slot in the ring.
+            unsafe {
+                (*record).header = header(kind::WAKE, tgid, tid, now);
+                (*record).seq = seq;
+                (*record).waker_tgid = waker_tgid;
+                (*record).waker_tid = waker_tid;
+                (*record).nr = current.nr;
+                (*record).uaddr = current.args[0];
+                (*record).comm = comm;
+            }
+        },
+        // SAFETY: the slot in the ring.
+        |record| unsafe { &raw mut (*record).header },
+    );
+}
+
+/// `sched_wakeup_new(struct task_struct *p)`: a new thread becomes runnable.
+#[btf_tracepoint(function = "sched_wakeup_new")]
+pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
+    let new: *mut task_struct = ctx.arg(0);
+    // SAFETY: the tracepoint's argument; the state is checked for null.
+    unsafe {
+        let state = task_state(new);
+        if !state.is_null() {
+            (*state).state = NEW;
+            (*state).wake_ns = bpf_ktime_get_ns();
+            (*state).out_ns = (*state).wake_ns;
+        }
+    }
+    0
+}
+
+/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, before the child can run.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let child: *mut task_struct = ctx.arg(1);
+    let parent = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((parent >> 32) as u32, parent as u32);
+    if !is_target(tgid) {
+        return 0;
+    }
+    let (child_tid, child_tgid) = ids(child);
+    if child_tgid != tgid && has(feature::FOLLOW) && TARGETS.insert(&child_tgid, &1, 0).is_err() {
+        count(counter::MAP_FULL);
+    }
+    if child_tgid == tgid || has(feature::FOLLOW) {
+        // SAFETY: the tracepoint's argument; the state is checked for null.
+        unsafe {
+            let state = make_task_state(child);
+            if state.is_null() {
+                count(counter::MAP_FULL);
+            } else {
+                (*state).tgid = child_tgid;
+                (*state).tid = child_tid;
+            }
+        }
+    }
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    plain(Fork { header: header(kind::FORK, tgid, tid, now), child_tgid, child_tid }, counter::RING_FULL);
+    0
+}
+
+/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`: `p` is current; a thread that
+/// was not the leader takes over the leader's id.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    let task: *mut task_struct = ctx.arg(0);
+    let old_tid: u32 = ctx.arg(1);
+    let ids = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
+    if !is_target(tgid) {
+        return 0;
+    }
+    // SAFETY: the tracepoint's argument; the state is checked for null.
+    unsafe {
+        let state = task_state(task);
+        if !state.is_null() {
+            (*state).tid = tid;
+        }
+        let now = bpf_ktime_get_ns();
+        plain(Exec { header: header(kind::EXEC, tgid, tid, now), old_tid, reserved: 0 }, counter::RING_FULL);
+    }
+    0
+}
+
+/// `sched_process_exit(struct task_struct *p, …)`: `p` is current.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task: *mut task_struct = ctx.arg(0);
+    // SAFETY: the tracepoint's argument; the state is checked for null.
+    unsafe {
+        let state = task_state(task);
+        if state.is_null() {
+            return 0;
+        }
+        let state = &mut *state;
+        let now = bpf_ktime_get_ns();
+        let since = if state.in_ns != 0 { now - state.in_ns } else { 0 };
+        plain(
+            Exit {
+                header: header(kind::EXIT, state.tgid, state.tid, now),
+                run_queue_total_ns: state.run_queue_total_ns,
+                running_total_ns: state.running_total_ns + since,
+                count: state.count,
+            },
+            counter::RING_FULL,
+        );
+    }
+    0
+}
+
+const _: () = assert!(TASK_INTERRUPTIBLE == 1);

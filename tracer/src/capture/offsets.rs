@@ -1,0 +1,81 @@
+//! What the probes must know of kernel structs, from the running kernel's BTF: Rust emits no field relocations.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use btf_rs::{Btf, Type};
+
+/// Offsets in bytes; 0 where the field does not exist on this kernel and may be missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `task_struct.pid`.
+    pub task_pid: u32,
+    /// `task_struct.tgid`.
+    pub task_tgid: u32,
+    /// `io_open.file_slot`: a request's private data begin at the request's first byte.
+    pub uring_open: u32,
+    /// `io_accept.file_slot`.
+    pub uring_accept: u32,
+    /// `io_socket.file_slot`.
+    pub uring_socket: u32,
+    /// `io_close.file_slot`.
+    pub uring_close: u32,
+    /// `io_close.fd`.
+    pub uring_close_fd: u32,
+    /// `io_pipe.file_slot`.
+    pub uring_pipe: u32,
+}
+
+/// Where kernels keep their BTF.
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+impl Offsets {
+    /// Reads them from the running kernel's BTF.
+    pub fn of_this_kernel() -> Result<Self> {
+        let btf = Btf::from_file(BTF).with_context(|| {
+            format!("cannot read {BTF}: ctrace needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (most distributions' are)")
+        })?;
+        let task = |field| {
+            member(&btf, "task_struct", field)
+                .with_context(|| format!("the kernel's BTF has no task_struct.{field}; is {BTF} this kernel's?"))
+        };
+        ensure!(
+            task("thread_info")? == 0,
+            "this kernel keeps thread_info outside of task_struct (CONFIG_THREAD_INFO_IN_TASK=n), which ctrace does not support"
+        );
+        let optional = |owner, field| member(&btf, owner, field).unwrap_or(0);
+        Ok(Self {
+            task_pid: task("pid")?,
+            task_tgid: task("tgid")?,
+            uring_open: optional("io_open", "file_slot"),
+            uring_accept: optional("io_accept", "file_slot"),
+            uring_socket: optional("io_socket", "file_slot"),
+            uring_close: optional("io_close", "file_slot"),
+            uring_close_fd: optional("io_close", "fd"),
+            uring_pipe: optional("io_pipe", "file_slot"),
+        })
+    }
+}
+
+/// Byte offset of a direct member of a struct.
+fn member(btf: &Btf, owner: &str, field: &str) -> Result<u32> {
+    for candidate in btf.resolve_types_by_name(owner).map_err(|error| anyhow::anyhow!("{error}"))? {
+        let Type::Struct(owner) = candidate else { continue };
+        for candidate in &owner.members {
+            if btf.resolve_name(candidate).is_ok_and(|name| name == field) {
+                return Ok(candidate.bit_offset() / 8);
+            }
+        }
+    }
+    bail!("no {owner}.{field}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_what_the_probes_need() {
+        let offsets = Offsets::of_this_kernel().unwrap();
+        assert!(offsets.task_pid > 0);
+        assert_eq!(offsets.task_tgid, offsets.task_pid + 4, "neighbours since 2.6");
+    }
+}
