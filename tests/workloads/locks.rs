@@ -35,7 +35,16 @@ impl Turns {
     fn pair() -> (Self, Self) {
         let (read_a, write_a) = pipe().unwrap();
         let (read_b, write_b) = pipe().unwrap();
-        (Self { mine: read_a, theirs: write_b }, Self { mine: read_b, theirs: write_a })
+        (
+            Self {
+                mine: read_a,
+                theirs: write_b,
+            },
+            Self {
+                mine: read_b,
+                theirs: write_a,
+            },
+        )
     }
 
     fn take(&mut self) {
@@ -76,7 +85,7 @@ fn worker_main(mut turns: Turns) {
     for _ in 0..PARKING_LOT_WAITS {
         handle_request(&mut turns, wait_for_sessions);
     }
-    thread::sleep(Duration::from_secs(600));
+    thread::sleep(Duration::from_mins(10));
 }
 
 #[inline(never)]
