@@ -46,4 +46,7 @@ fn twenty_thousand_threads_come_and_go() {
     let report = ctrace.interrupted();
     workload.quit();
     assert_bounded(&report, 1);
+    // A new thread is runnable before it first runs: a delay each, however short.
+    let delays = report.run_queue.unwrap().hist.count;
+    assert!(delays >= 20_000, "{delays} run-queue delays of 20,000 threads");
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::mem::size_of_val;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
-use super::until;
+use super::{can_trace, until};
 
 /// `BPF_PROG_GET_NEXT_ID` of the bpf system call (`include/uapi/linux/bpf.h`).
 const PROG_GET_NEXT_ID: libc::c_long = 11;
@@ -76,4 +77,42 @@ impl Before {
             loaded().difference(&self.0).all(|id| held.contains(id))
         });
     }
+}
+
+/// Loads the smallest program there is and leaves it to the descriptor.
+fn load_smallest() -> OwnedFd {
+    /// `BPF_PROG_LOAD` of the bpf system call, and the program type `BPF_PROG_TYPE_SOCKET_FILTER`.
+    const PROG_LOAD: libc::c_long = 5;
+    const SOCKET_FILTER: u32 = 1;
+    // r0 = 0; exit
+    let instructions: [u64; 2] = [0xb7, 0x95];
+    let license = c"GPL";
+    // The first words of `union bpf_attr`: type and number of instructions, their address, the licence's.
+    let attr: [u64; 4] = [
+        u64::from(SOCKET_FILTER) | (instructions.len() as u64) << 32,
+        instructions.as_ptr().addr() as u64,
+        license.as_ptr().addr() as u64,
+        0,
+    ];
+    // SAFETY: attr and what it points to outlive the call, which only reads them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, attr.as_ptr(), size_of_val(&attr)) };
+    assert!(fd >= 0, "bpf: {}", std::io::Error::last_os_error());
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+/// The checks above can fail: a program is seen while it is held and not seen afterwards. Otherwise an error of
+/// theirs would read as "nothing left".
+#[test]
+fn held_programs_are_seen() {
+    let Some(_turn) = can_trace() else { return };
+    let program = load_smallest();
+    let held = held_by(std::process::id());
+    assert!(
+        !held.is_empty() && held.is_subset(&loaded()),
+        "held {held:?}, loaded {:?}",
+        loaded()
+    );
+    drop(program);
+    until_gone(&held);
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -28,7 +29,8 @@ pub(crate) fn require(condition: bool, reason: &str) -> bool {
             env::var_os("CTRACE_TEST_NO_SKIP").is_none_or(|v| v != "1"),
             "may not be skipped: {reason}"
         );
-        println!("SKIP: {reason}");
+        // Not println!, which the test harness keeps to itself when a test passes.
+        let _ = writeln!(io::stderr(), "SKIP: {reason}");
     }
     condition
 }
