@@ -1,0 +1,30 @@
+//! Whole runs of `ctrace` against programs whose truth is known.
+//!
+//! These need root and a kernel with BTF. A test that cannot run prints `SKIP: reason`; with
+//! `CTRACE_TEST_NO_SKIP=1` that is a failure. Tests of any process on the machine take turns (see
+//! [`support::turn`]): two tracers at once would measure each other.
+//!
+//! `cargo test --test kernel truth` checks the workloads alone, without `ctrace` and without root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and prints what it measured"
+)]
+
+#[path = "kernel/fds.rs"]
+mod fds;
+#[path = "kernel/locks.rs"]
+mod locks;
+#[path = "kernel/robustness.rs"]
+mod robustness;
+#[path = "kernel/sched.rs"]
+mod sched;
+#[path = "kernel/servers.rs"]
+mod servers;
+#[path = "kernel/storm.rs"]
+mod storm;
+mod support;
+#[path = "kernel/truth.rs"]
+mod truth;

@@ -1,0 +1,238 @@
+//! Time: the run queue and the CPU, against the kernel's own count of both.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use tracer::report::model::Report;
+
+use super::support::{Ctrace, Workload, can_trace, require, until};
+
+/// The kernel's count for one thread: `/proc/PID/task/TID/schedstat`, in ns.
+#[derive(Clone, Copy, Default)]
+struct Schedstat {
+    running: u64,
+    run_delay: u64,
+}
+
+/// By thread.
+fn schedstats(pid: u32) -> BTreeMap<u32, Schedstat> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let stats = tasks.map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap();
+        let mut numbers = text.split_whitespace().map(|number| number.parse().unwrap());
+        let stat = Schedstat {
+            running: numbers.next().unwrap(),
+            run_delay: numbers.next().unwrap(),
+        };
+        (task.file_name().to_str().unwrap().parse().unwrap(), stat)
+    });
+    stats.collect()
+}
+
+/// What the threads gained between two readings.
+fn gained(before: &BTreeMap<u32, Schedstat>, after: &BTreeMap<u32, Schedstat>) -> BTreeMap<u32, Schedstat> {
+    let gain = |(tid, after): (&u32, &Schedstat)| {
+        let before = before.get(tid).copied().unwrap_or_default();
+        let running = after.running - before.running;
+        (
+            *tid,
+            Schedstat {
+                running,
+                run_delay: after.run_delay - before.run_delay,
+            },
+        )
+    };
+    after.iter().map(gain).collect()
+}
+
+/// Of all threads.
+fn sum(stats: &BTreeMap<u32, Schedstat>) -> Schedstat {
+    stats.values().fold(Schedstat::default(), |sum, stat| Schedstat {
+        running: sum.running + stat.running,
+        run_delay: sum.run_delay + stat.run_delay,
+    })
+}
+
+fn assert_within(what: &str, percent: f64, seen: u64, truth: u64) {
+    let error = (seen as f64 - truth as f64).abs() / truth as f64 * 100.0;
+    println!("{what}: ctrace {seen} ns, kernel {truth} ns, {error:.2} % off");
+    assert!(
+        error <= percent,
+        "{what}: ctrace {seen} ns, kernel {truth} ns: {error:.2} % off"
+    );
+}
+
+/// Traces threads that spin until the kernel has counted `enough` of them. They sleep at both readings of the
+/// kernel's count, so what it counted in between is what `ctrace` must have seen.
+fn spin(
+    threads: usize,
+    place: impl FnOnce(u32),
+    enough: impl Fn(Schedstat) -> bool,
+) -> Option<(Report, BTreeMap<u32, Schedstat>)> {
+    let mut workload = Workload::start("spin.c", &[&threads.to_string()])?;
+    place(workload.pid);
+    let ctrace = Ctrace::attach(workload.pid);
+    let pid = workload.pid;
+    let before = schedstats(pid);
+    workload.tell("go");
+    workload.expect("spinning", |line| line == "spinning");
+    until("enough spinning", || {
+        enough(sum(&gained(&before, &schedstats(pid))))
+    });
+    workload.tell("stop");
+    workload.finish();
+    let truth = gained(&before, &schedstats(pid));
+    let report = ctrace.interrupted();
+    workload.quit();
+    Some((report, truth))
+}
+
+/// In total and thread by thread.
+fn assert_run_queue(report: &Report, truth: &BTreeMap<u32, Schedstat>) {
+    let run_queue = report.run_queue.as_ref().unwrap();
+    let Schedstat {
+        running,
+        run_delay: delay,
+    } = sum(truth);
+    assert_within("run queue", 2.0, run_queue.hist.total_ns, delay);
+    assert_within("running", 2.0, report.time.as_ref().unwrap().running_ns, running);
+
+    // Threads that matter; the main thread only waits, a few microseconds in all.
+    for (tid, stat) in truth.iter().filter(|(_, stat)| stat.run_delay > delay / 100) {
+        let row = run_queue.by_thread.iter().find(|row| row.tid == *tid);
+        let row = row.unwrap_or_else(|| panic!("thread {tid} is missing from run_queue.by_thread"));
+        assert_within(
+            &format!("run queue of thread {tid}"),
+            2.0,
+            row.hist.total_ns,
+            stat.run_delay,
+        );
+    }
+}
+
+fn oversubscribed(times: usize) {
+    let Some(_turn) = can_trace() else { return };
+    let cpus = available_parallelism().unwrap().get();
+    // Seconds in which every other thread waits while one runs.
+    let enough = (times - 1) as u64 * cpus as u64 * 3_000_000_000;
+    let Some((report, truth)) = spin(cpus * times, |_| (), |sum| sum.run_delay >= enough) else {
+        return;
+    };
+    assert_run_queue(&report, &truth);
+    assert!(
+        report.run_queue.unwrap().preempted > 0,
+        "spinning threads lose the CPU, they do not give it up"
+    );
+}
+
+/// Twice as many spinning threads as CPUs.
+#[test]
+fn run_queue_is_the_kernels_at_two_threads_a_cpu() {
+    oversubscribed(2);
+}
+
+/// Eight times as many.
+#[test]
+fn run_queue_is_the_kernels_at_eight_threads_a_cpu() {
+    oversubscribed(8);
+}
+
+/// One thread that only computes: the time it ran is the kernel's count.
+#[test]
+fn computing_is_running_time() {
+    let Some(_turn) = can_trace() else { return };
+    let Some((report, truth)) = spin(1, |_| (), |sum| sum.running >= 2_000_000_000) else {
+        return;
+    };
+    assert_within(
+        "running",
+        2.0,
+        report.time.unwrap().running_ns,
+        sum(&truth).running,
+    );
+}
+
+/// A cgroup of the v1 cpu controller with a tenth of a CPU; removed on drop, after its processes ended.
+struct Quota(PathBuf);
+
+impl Quota {
+    fn new() -> Option<Self> {
+        let controller = Path::new("/sys/fs/cgroup/cpu");
+        let there = controller.join("cpu.cfs_quota_us").exists();
+        if !require(
+            there,
+            "no cgroup v1 cpu controller at /sys/fs/cgroup/cpu: mount -t cgroup -o cpu …",
+        ) {
+            return None;
+        }
+        let folder = controller.join(format!("ctrace-test-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let quota = Self(folder);
+        fs::write(quota.0.join("cpu.cfs_period_us"), "100000").unwrap();
+        fs::write(quota.0.join("cpu.cfs_quota_us"), "10000").unwrap();
+        Some(quota)
+    }
+
+    fn put(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    /// A number of its `cpu.stat`.
+    fn stat(&self, key: &str) -> u64 {
+        let text = fs::read_to_string(self.0.join("cpu.stat")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        // Busy for a moment after its last process; what stays behind is an empty folder.
+        until("cgroup is removed", || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+/// A quota makes threads wait that nobody competes with: the run queue still agrees with the kernel, and the
+/// report says how much of it was the quota.
+#[test]
+fn quota_is_named_as_the_cause() {
+    let Some(_turn) = can_trace() else { return };
+    let Some(quota) = Quota::new() else { return };
+    let cpus = available_parallelism().unwrap().get();
+    let spun = spin(cpus, |pid| quota.put(pid), |_| quota.stat("nr_throttled ") >= 23);
+    let Some((report, truth)) = spun else { return };
+    assert_run_queue(&report, &truth);
+    let run_queue = report.run_queue.unwrap();
+    // The cgroup is new, so its count began with the process.
+    assert_within(
+        "throttled",
+        10.0,
+        run_queue.throttled_ns.unwrap(),
+        quota.stat("throttled_time "),
+    );
+    assert!(run_queue.throttled_periods.unwrap() >= 20);
+}
+
+/// What tracing costs a process that is not traced: printed for the record, since a shared machine's timing
+/// proves nothing.
+#[test]
+fn bystander_cost_is_printed() {
+    let Some(_turn) = can_trace() else { return };
+    let Some(target) = Workload::start("pool.c", &[]) else {
+        return;
+    };
+    let Some(mut bystander) = Workload::start("syscall_loop.c", &[]) else {
+        return;
+    };
+    let without = bystander.go().get("calls_per_second");
+    let ctrace = Ctrace::attach(target.pid);
+    let with = bystander.go().get("calls_per_second");
+    ctrace.interrupted();
+    println!(
+        "bystander: {without} calls/s alone, {with} beside ctrace: {:.3}",
+        with as f64 / without as f64
+    );
+    bystander.quit();
+}

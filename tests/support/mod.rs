@@ -1,0 +1,31 @@
+//! What the tests stand on: workloads built and talked to, `ctrace` run and its report read and validated.
+//!
+//! Everything waits for a condition, bounded by [`PATIENCE`]; nothing waits for a time to pass. Whatever a test
+//! started ends with it, also when it fails.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) mod build;
+pub(crate) mod ctrace;
+pub(crate) mod process;
+pub(crate) mod programs;
+pub(crate) mod stacks;
+pub(crate) mod turn;
+pub(crate) mod workload;
+
+pub(crate) use ctrace::Ctrace;
+pub(crate) use turn::{can_trace, require};
+pub(crate) use workload::Workload;
+
+/// How long any one condition may take to come true. Generous: it only bounds a failure.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Waits until `condition` holds; fails with `what` when it never does.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
