@@ -1,0 +1,242 @@
+//! From futex words and stacks to locks: rows of one lock are put together, and the lock is named.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    names::Names,
+    rules::{Class, Identity, classify},
+};
+use crate::{
+    aggregate::waits::{Key, Row, Waits},
+    report::{
+        frames::app_function,
+        hist::hist,
+        model::{Lock, LockKind, Reason, StackFrame, Waiter, WakerRow},
+    },
+    stacks::{AddressKind, StackId},
+};
+
+/// Waiters and wakers listed for each lock.
+const SIDES_MAX: usize = 32;
+/// Locks listed; the smallest are left out first.
+const LOCKS_MAX: usize = 512;
+
+/// What makes two rows rows of one lock.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Group {
+    Word { tgid: u32, kind: LockKind, base: u64 },
+    Code { tgid: u32, kind: LockKind, acquiring: String, caller: String },
+    Process { tgid: u32, kind: LockKind },
+}
+
+/// The report's locks, and what findings need besides.
+#[derive(Debug, Default)]
+pub struct Locks {
+    /// Longest total wait first.
+    pub locks: Vec<Lock>,
+    /// Threads that waited and threads that woke, by [`Lock::id`].
+    pub threads: FxHashMap<String, (FxHashSet<u32>, FxHashSet<u32>)>,
+    /// Which lock a futex word belongs to.
+    words: FxHashMap<(u32, u64), String>,
+    /// Locks left out.
+    pub left_out: u64,
+}
+
+impl Locks {
+    /// The lock that a word belongs to.
+    #[must_use]
+    pub fn of_word(&self, tgid: u32, uaddr: u64) -> Option<&str> {
+        self.words.get(&(tgid, uaddr)).map(String::as_str)
+    }
+}
+
+struct Member<'a> {
+    key: &'a Key,
+    row: &'a Row,
+    class: Class,
+}
+
+/// Puts the futex waits together. `is_go` tells which processes are Go programs.
+pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) -> Locks {
+    let mut members: Vec<Member<'_>> = waits
+        .rows()
+        .filter(|(key, _)| key.reason == Reason::Futex)
+        .map(|(key, row)| Member { key, row, class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)) })
+        .collect();
+    members.sort_by_key(|member| *member.key);
+    adopt(&mut members);
+    let bases = bases(&members);
+    let mut groups: BTreeMap<Group, Vec<Member<'_>>> = BTreeMap::new();
+    for member in members {
+        let group = group(&member, &bases, names);
+        groups.entry(group).or_default().push(member);
+    }
+    let mut built: Vec<(Lock, Row, Vec<(u32, u64)>)> =
+        groups.into_iter().map(|(group, members)| build(&group, &members, names)).collect();
+    built.sort_by(|a, b| (a.0.idle, b.0.wait.total_ns).cmp(&(b.0.idle, a.0.wait.total_ns)));
+    let mut result =
+        Locks { left_out: built.len().saturating_sub(LOCKS_MAX) as u64, ..Locks::default() };
+    for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
+        lock.id = format!("l{}", index + 1);
+        result.threads.insert(lock.id.clone(), (row.tids, row.waker_tids));
+        result.words.extend(words.into_iter().map(|word| (word, lock.id.clone())));
+        result.locks.push(lock);
+    }
+    result
+}
+
+/// A wait whose stack says nothing (lost, cut short) is what other waits on the same word are.
+fn adopt(members: &mut [Member<'_>]) {
+    let known: FxHashMap<(u32, u64), Class> = members
+        .iter()
+        .filter(|member| member.class.frame.is_some() && matches!(member.class.identity, Identity::Word(_)))
+        .map(|member| ((member.key.tgid, member.key.uaddr), member.class))
+        .collect();
+    for member in members.iter_mut().filter(|member| member.class.frame.is_none()) {
+        if let Some(class) = known.get(&(member.key.tgid, member.key.uaddr)) {
+            member.class = Class { frame: None, ..*class };
+        }
+    }
+}
+
+/// First word of the object that each word belongs to: words of one kind within the object's size are one object's.
+fn bases(members: &[Member<'_>]) -> FxHashMap<(u32, LockKind, u64), u64> {
+    let mut words: Vec<(u32, LockKind, u64, u64)> = members
+        .iter()
+        .filter_map(|member| match member.class.identity {
+            Identity::Word(span) => Some((member.key.tgid, member.class.kind, member.key.uaddr, span)),
+            Identity::Code | Identity::Process => None,
+        })
+        .collect();
+    words.sort_unstable();
+    let mut bases = FxHashMap::default();
+    let mut object: Option<(u32, LockKind, u64)> = None;
+    for (tgid, kind, uaddr, span) in words {
+        let base = match object {
+            Some((t, k, base)) if t == tgid && k == kind && uaddr - base <= span => base,
+            _ => uaddr,
+        };
+        object = Some((tgid, kind, base));
+        bases.insert((tgid, kind, uaddr), base);
+    }
+    bases
+}
+
+fn group(member: &Member<'_>, bases: &FxHashMap<(u32, LockKind, u64), u64>, names: &mut Names<'_>) -> Group {
+    let (tgid, kind) = (member.key.tgid, member.class.kind);
+    match member.class.identity {
+        Identity::Word(_) => {
+            let base = bases.get(&(tgid, kind, member.key.uaddr)).copied().unwrap_or(member.key.uaddr);
+            Group::Word { tgid, kind, base }
+        }
+        Identity::Process => Group::Process { tgid, kind },
+        Identity::Code => {
+            let frames = names.frames(member.key.stack);
+            let at = member.class.frame.unwrap_or(0);
+            Group::Code {
+                tgid,
+                kind,
+                acquiring: name_of(frames.get(at)),
+                caller: name_of(app_function(frames.get(at + 1..).unwrap_or_default())),
+            }
+        }
+    }
+}
+
+fn name_of(frame: Option<&StackFrame>) -> String {
+    frame.and_then(|frame| frame.function.clone()).unwrap_or_else(|| "code without a name".into())
+}
+
+fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> (Lock, Row, Vec<(u32, u64)>) {
+    let mut sum = Row::default();
+    let mut waiters: FxHashMap<StackId, Waiter> = FxHashMap::default();
+    for member in members {
+        sum.merge(member.row);
+        let waiter = waiters.entry(member.key.stack).or_insert_with(|| Waiter {
+            stack: None,
+            waits: 0,
+            total_ns: 0,
+            max_ns: 0,
+        });
+        waiter.waits += member.row.wait.count();
+        waiter.total_ns += member.row.wait.total();
+        waiter.max_ns = waiter.max_ns.max(member.row.wait.max());
+    }
+    let mut waiters: Vec<(StackId, Waiter)> = waiters.into_iter().collect();
+    waiters.sort_by(|a, b| (b.1.total_ns, a.0).cmp(&(a.1.total_ns, b.0)));
+    let waiters: Vec<Waiter> = waiters
+        .into_iter()
+        .take(SIDES_MAX)
+        .map(|(stack, waiter)| Waiter { stack: names.key(stack), ..waiter })
+        .collect();
+    let mut wakers: Vec<((StackId, u32), u64)> = sum.wakers.iter().map(|(&waker, &wakes)| (waker, wakes)).collect();
+    wakers.sort_by(|a, b| (b.1, a.0).cmp(&(a.1, b.0)));
+    let wakers = wakers
+        .into_iter()
+        .take(SIDES_MAX)
+        .map(|((stack, pid), wakes)| WakerRow { stack: names.key(stack), pid, wakes })
+        .collect();
+    let first = members.first();
+    let (tgid, kind, address, name) = match group {
+        Group::Word { tgid, kind, base } => {
+            (*tgid, *kind, Some(*base), Some(name_word(*tgid, *base, first.map(|m| m.key.stack), names)))
+        }
+        Group::Code { tgid, kind, caller, .. } => (*tgid, *kind, None, Some(format!("taken in {caller}"))),
+        Group::Process { tgid, kind } => {
+            let name = match kind {
+                LockKind::Gil => Some("the interpreter lock".to_owned()),
+                LockKind::RuntimeIdle => Some("runtime threads without work".to_owned()),
+                _ => None,
+            };
+            (*tgid, *kind, None, name)
+        }
+    };
+    let words = members
+        .iter()
+        .filter(|member| matches!(member.class.identity, Identity::Word(_)))
+        .map(|member| (tgid, member.key.uaddr))
+        .collect();
+    let lock = Lock {
+        id: String::new(),
+        pid: tgid,
+        address: address.map(|address| format!("{address:#x}")),
+        name,
+        kind,
+        idle: members.iter().all(|member| member.class.idle),
+        waits: sum.wait.count(),
+        wait: hist(&sum.wait),
+        run_queue: hist(&sum.run_queue),
+        outcomes: sum.outcomes(),
+        waiters,
+        wakers,
+        holders: Vec::new(),
+        hold: None,
+        utilisation: None,
+    };
+    (lock, sum, words)
+}
+
+/// A global by its symbol, else the mapping and offset, else where memory came from and who waited first.
+fn name_word(tgid: u32, address: u64, stack: Option<StackId>, names: &mut Names<'_>) -> String {
+    let waited = |names: &mut Names<'_>| {
+        let frames = names.frames(stack.unwrap_or(StackId::NONE));
+        app_function(frames)
+            .and_then(|frame| frame.function.clone())
+            .map_or_else(String::new, |function| format!(", waited for in {function}"))
+    };
+    match names.describe(tgid, address) {
+        AddressKind::Symbol(symbol) if symbol.offset == 0 => symbol.name,
+        AddressKind::Symbol(symbol) => format!("{}+{:#x}", symbol.name, symbol.offset),
+        AddressKind::Module { path, offset } => format!("{}+{offset:#x}{}", basename(&path), waited(names)),
+        AddressKind::Heap => format!("heap{}", waited(names)),
+        AddressKind::ThreadStack => format!("thread's stack{}", waited(names)),
+        AddressKind::SharedMemory { path, offset } => format!("shared {}+{offset:#x}{}", basename(&path), waited(names)),
+        AddressKind::Anonymous | AddressKind::Unmapped => format!("memory{}", waited(names)),
+    }
+}
+
+fn basename(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}

@@ -1,0 +1,114 @@
+//! What was typed.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Says why a running process is slow at the tail and what it leaks, without a restart or a code change.
+#[derive(Debug, Parser)]
+#[command(name = "ctrace", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(after_help = "EXAMPLES:
+  sudo ctrace --pid 1234                 trace until Ctrl-C, then report
+  sudo ctrace -p 1234 -d 30s -j out.json 30 seconds, the whole report as JSON
+  sudo ctrace --only locks,sched -p 1234 no cost on other processes' system calls
+  sudo ctrace -- ./server --port 8080    start a command and trace it from its first instruction
+  ctrace report out.json                 the text report of a saved JSON
+
+OVERHEAD: each sleep of a thread of the target costs a few microseconds (its stack is copied), each descriptor opened
+about one. With descriptors on, every system call of every process on the host pays some nanoseconds; leave them out
+with --only where that matters. Every report shows what ctrace itself cost.")]
+pub struct Args {
+    /// What to do instead of tracing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to trace.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// How to trace.
+#[derive(Debug, clap::Args)]
+pub struct TraceArgs {
+    /// Process to trace (repeatable)
+    #[arg(short, long = "pid", value_name = "N", allow_hyphen_values = true)]
+    pub pid: Vec<String>,
+    /// Stop after this time: 5, 5s, 2m, 1h
+    #[arg(short, long, value_name = "D")]
+    pub duration: Option<String>,
+    /// A report (with --json a line) every D, each of its own window
+    #[arg(short, long, value_name = "D")]
+    pub interval: Option<String>,
+    /// JSON to FILE, or to standard output with `-` or nothing
+    #[arg(short, long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<PathBuf>,
+    /// Collectors: any of locks, fds, sched, io [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub only: Option<String>,
+    /// Ignore sleeps shorter than this
+    #[arg(short, long, value_name = "D", default_value = "1us")]
+    pub min_wait: String,
+    /// Rows per table
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub top: u32,
+    /// Only descriptors older than this count as leak suspects
+    #[arg(long, value_name = "D")]
+    pub older: Option<String>,
+    /// Follow children
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Plain output, no live screen (there is none yet: accepted for scripts)
+    #[arg(long)]
+    pub no_tui: bool,
+    /// Colour the text report
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Say more: probes and remedies in the report; twice: what ctrace does
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing on stderr but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Command to start and trace
+    #[arg(last = true, value_name = "COMMAND")]
+    pub exec: Vec<std::ffi::OsString>,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do instead of tracing.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the text report of a saved JSON report
+    Report {
+        /// A JSON report, or lines of them (the last one is shown)
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of the report
+    Schema,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_reviewed() {
+        insta::assert_snapshot!(Args::command().render_long_help().to_string());
+    }
+}

@@ -1,0 +1,146 @@
+//! What was typed, validated. Each error says what was wrong and how to say it right.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+
+use super::args::TraceArgs;
+use crate::capture::plan::Collectors;
+
+/// Where JSON goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JsonTo {
+    /// Standard output, which then carries nothing else.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// How to trace.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Stop after.
+    pub duration: Option<Duration>,
+    /// Report every.
+    pub interval: Option<Duration>,
+    /// JSON.
+    pub json: Option<JsonTo>,
+    /// What to collect.
+    pub collectors: Collectors,
+    /// Sleeps shorter than this are not kept.
+    pub min_wait: Duration,
+    /// Rows per table.
+    pub top: u32,
+    /// Age of a leak suspect.
+    pub older: Option<Duration>,
+    /// Follow children.
+    pub follow: bool,
+    /// Report probes and remedies too.
+    pub verbose: bool,
+    /// Nothing on stderr.
+    pub quiet: bool,
+    /// Size of the ring between the probes and us.
+    pub ring_bytes: u32,
+}
+
+/// Longest time that may be asked for: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+const RING_BYTES: u32 = 16 << 20;
+
+impl Options {
+    /// Validates.
+    pub fn new(args: &TraceArgs) -> Result<Self> {
+        let positive = |name: &str, text: &Option<String>| -> Result<Option<Duration>> {
+            let Some(text) = text else { return Ok(None) };
+            let time = duration(name, text)?;
+            ensure!(!time.is_zero(), "--{name} must be more than nothing, such as 5s");
+            Ok(Some(time))
+        };
+        Ok(Self {
+            duration: positive("duration", &args.duration)?,
+            interval: positive("interval", &args.interval)?,
+            json: args.json.as_ref().map(|path| {
+                if path.as_os_str() == "-" { JsonTo::Stdout } else { JsonTo::File(path.clone()) }
+            }),
+            collectors: args.only.as_deref().map_or(Ok(Collectors::ALL), collectors)?,
+            min_wait: duration("min-wait", &args.min_wait)?,
+            top: args.top.max(1),
+            older: positive("older", &args.older)?,
+            follow: args.follow,
+            verbose: args.verbose > 0,
+            quiet: args.quiet,
+            ring_bytes: ring_bytes(std::env::var("CTRACE_RING_BYTES").ok().as_deref())?,
+        })
+    }
+}
+
+/// `5` (seconds), `5s`, `250ms`, `2m`, `1h`.
+fn duration(name: &str, text: &str) -> Result<Duration> {
+    let parsed = if let Ok(seconds) = text.parse::<f64>() {
+        Duration::try_from_secs_f64(seconds).ok()
+    } else {
+        humantime::parse_duration(text).ok()
+    };
+    match parsed {
+        Some(time) if time <= LONGEST => Ok(time),
+        Some(_) => bail!("--{name} {text} is longer than ten years: use a shorter time, such as 1h"),
+        None => bail!("--{name} wants a time such as 5, 250ms, 5s, 2m or 1h, not `{}`", text.escape_debug()),
+    }
+}
+
+fn collectors(list: &str) -> Result<Collectors> {
+    let mut chosen = Collectors { locks: false, fds: false, sched: false, io: false };
+    for name in list.split(',').map(str::trim) {
+        match name {
+            "locks" => chosen.locks = true,
+            "fds" => chosen.fds = true,
+            "sched" => chosen.sched = true,
+            "io" => chosen.io = true,
+            "go" | "memory" => bail!("--only {name} is not built yet: choose from locks, fds, sched, io"),
+            _ => bail!("--only wants a list of locks, fds, sched, io, not `{}`", name.escape_debug()),
+        }
+    }
+    Ok(chosen)
+}
+
+/// The environment's `CTRACE_RING_BYTES`, for hosts where the default is too much or too little.
+fn ring_bytes(text: Option<&str>) -> Result<u32> {
+    let Some(text) = text else { return Ok(RING_BYTES) };
+    match text.parse::<u32>() {
+        Ok(bytes) if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => bail!("CTRACE_RING_BYTES must be a power of two from 4096 to 1073741824, not `{}`", text.escape_debug()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let read = |text| duration("duration", text).unwrap();
+        assert_eq!(read("5"), Duration::from_secs(5));
+        assert_eq!(read("0.5"), Duration::from_millis(500));
+        assert_eq!(read("250ms"), Duration::from_millis(250));
+        assert_eq!(read("2m"), Duration::from_secs(120));
+        for wrong in ["", "x", "-1", "5 parsecs", "NaN", "inf", "1e300", "99999999h"] {
+            assert!(duration("duration", wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn collectors_are_a_list() {
+        let chosen = collectors("locks, sched").unwrap();
+        assert!(chosen.locks && chosen.sched && !chosen.fds && !chosen.io);
+        assert!(collectors("lock").is_err());
+        assert!(collectors("").is_err());
+    }
+
+    #[test]
+    fn the_ring_is_a_power_of_two() {
+        assert_eq!(ring_bytes(Some("65536")).unwrap(), 65_536);
+        for wrong in ["0", "65535", "1024", "-4096", "x"] {
+            assert!(ring_bytes(Some(wrong)).is_err());
+        }
+    }
+}
