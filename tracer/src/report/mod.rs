@@ -1,3 +1,5 @@
 //! The report: its data, and its renderings.
 
+pub mod hist;
 pub mod model;
+pub mod time;
