@@ -3,4 +3,9 @@
 pub mod frames;
 pub mod hist;
 pub mod model;
+pub mod schema;
 pub mod time;
+pub mod write;
+
+#[cfg(test)]
+mod sample;
