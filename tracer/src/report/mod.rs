@@ -4,6 +4,7 @@ pub mod frames;
 pub mod hist;
 pub mod model;
 pub mod schema;
+pub mod text;
 pub mod time;
 pub mod write;
 
