@@ -13,6 +13,8 @@ pub(super) const SCREEN: usize = 24;
 const LABEL: usize = 11;
 /// Of its time, a thread that is called bound by the CPU spends this much running or runnable.
 const BUSY: f64 = 0.8;
+/// CPUs that such threads must have used or wanted on average, to be worth the word.
+const WORTH: f64 = 0.5;
 /// Runnable over running from which the process is called short of CPU.
 const SHORT: f64 = 0.25;
 
@@ -99,7 +101,7 @@ impl View<'_> {
         let part = |ns: u64| format!("{} ({})", percent(share(ns, all)), time(ns));
         let busy = spent.running_ns as f64 / self.report.window.duration_ns.max(1) as f64;
         let cpus = self.report.host.cpus;
-        let verdict = cpu_verdict(spent).unwrap_or_default();
+        let verdict = cpu_verdict(spent, self.report.window.duration_ns).unwrap_or_default();
         let title = format!(
             "Where the time went: {verdict}{busy:.2} of {cpus} CPUs busy, {} of thread-time",
             time(all)
@@ -274,8 +276,8 @@ fn target(target: &Target) -> String {
     )
 }
 
-/// `CPU-bound: …` when threads compute nearly all the time.
-fn cpu_verdict(spent: &Time) -> Option<String> {
+/// `CPU-BOUND …` when threads compute nearly all the time.
+fn cpu_verdict(spent: &Time, window_ns: u64) -> Option<String> {
     let on_cpu = |thread: &&ThreadTime| {
         let blocked: u64 = thread.blocked_ns.values().sum();
         let wants = thread.running_ns + thread.runnable_ns;
@@ -295,6 +297,10 @@ fn cpu_verdict(spent: &Time) -> Option<String> {
         let sum = |of: fn(&ThreadTime) -> u64| hot.iter().map(|row| of(row)).sum::<u64>();
         (sum(|row| row.running_ns), sum(|row| row.runnable_ns))
     };
+    // A thread that computed for its short life says nothing about the window.
+    if ((running + runnable) as f64) < WORTH * window_ns as f64 {
+        return None;
+    }
     let short = if runnable as f64 >= SHORT * running as f64 {
         " and SHORT OF CPU"
     } else {

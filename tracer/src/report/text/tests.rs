@@ -566,6 +566,26 @@ fn colour_changes_nothing_but_colour() {
 }
 
 #[test]
+fn cpu_bound_is_said_of_what_computes_for_long() {
+    let mut report = sample::idle();
+    let spinning = sample::cpu_bound().time.unwrap().by_thread[3].clone();
+    let by_thread = &mut report.time.as_mut().unwrap().by_thread;
+    let mut brief = spinning.clone();
+    (brief.running_ns, brief.runnable_ns) = (1_000_000, 0);
+    brief.blocked_ns.clear();
+    by_thread.push(brief);
+    assert!(
+        !render(&report, &PLAIN).contains("CPU-BOUND"),
+        "one millisecond of life"
+    );
+    report.time.as_mut().unwrap().by_thread.push(spinning.clone());
+    assert!(render(&report, &PLAIN).contains("CPU-BOUND (2 of 10 threads)"));
+    let hungry = report.time.as_mut().unwrap().by_thread.last_mut().unwrap();
+    (hungry.running_ns, hungry.runnable_ns) = (spinning.running_ns / 2, spinning.running_ns / 2);
+    assert!(render(&report, &PLAIN).contains("CPU-BOUND and SHORT OF CPU"));
+}
+
+#[test]
 fn an_empty_report_renders() {
     let mut report = sample::lossy();
     report.targets.clear();
