@@ -1,3 +1,12 @@
 //! The report: its data, and its renderings.
 
+pub mod frames;
+pub mod hist;
 pub mod model;
+pub mod schema;
+pub mod text;
+pub mod time;
+pub mod write;
+
+#[cfg(test)]
+mod sample;

@@ -1,0 +1,195 @@
+//! What to say of a stack in one name: the application's own function.
+
+use super::model::StackFrame;
+
+/// Files whose frames are never the application's, by the beginning of their name.
+const LIBRARIES: [&str; 13] = [
+    "libc.so",
+    "libc-2.",
+    "libc.musl",
+    "ld-linux",
+    "ld-musl",
+    "ld-2.",
+    "ld.so",
+    "libpthread",
+    "libstdc++",
+    "libc++",
+    "libgcc_s",
+    "linux-vdso",
+    "[vdso]",
+];
+
+/// Wrappers around locks and waits, by the beginning of their name: what a statically linked program, or a header,
+/// puts into the application's own file.
+const WRAPPERS: [&str; 40] = [
+    // Rust.
+    "std::",
+    "core::",
+    "alloc::",
+    "parking_lot::",
+    "parking_lot_core::",
+    "lock_api::",
+    "tokio::sync::",
+    "crossbeam_channel::",
+    "crossbeam_utils::",
+    // C and C++ (whose `std::` is above).
+    "pthread_",
+    "__pthread_",
+    "___pthread_",
+    "__GI_",
+    "__lll_",
+    "lll_",
+    "futex",
+    "__futex",
+    "__gthread",
+    "__gthrw_",
+    "syscall",
+    "__syscall",
+    "__libc_",
+    "__internal_syscall",
+    "nptl_",
+    "__nptl_",
+    "sem_",
+    "__new_sem_",
+    "absl::Mutex",
+    "absl::synchronization_internal",
+    "boost::mutex",
+    "folly::detail::",
+    "raw_syscall",
+    // Interpreters and runtimes.
+    "take_gil",
+    "PyThread_acquire_lock",
+    "PyEval_RestoreThread",
+    "ObjectMonitor::",
+    "ObjectSynchronizer::",
+    "Unsafe_Park",
+    "Parker::",
+    "runtime.",
+];
+
+/// The application's function in a stack, leaf first: the first frame that lies neither in the C or C++ runtime nor
+/// in a known wrapper of a lock or a wait. A stack of nothing else answers with its leaf; an empty one with `None`.
+#[must_use]
+pub fn app_function(stack: &[StackFrame]) -> Option<&StackFrame> {
+    stack.get(app_index(stack))
+}
+
+/// Index of [`app_function`]; 0 when there is none.
+pub(crate) fn app_index(stack: &[StackFrame]) -> usize {
+    stack.iter().position(is_app).unwrap_or(0)
+}
+
+/// Whether the frame is the application's own.
+pub(crate) fn is_app(frame: &StackFrame) -> bool {
+    let file = frame.module.as_deref().map_or("", basename);
+    let name = frame.function.as_deref().map_or("", bare);
+    !LIBRARIES.iter().any(|library| file.starts_with(library))
+        && !WRAPPERS.iter().any(|wrapper| name.starts_with(wrapper))
+        && !is_go_sync(name)
+}
+
+/// Last component of a path.
+pub(crate) fn basename(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Without what Rust puts before the path of a method of a trait: `<&std::sync::Mutex<T> as …>::…`.
+fn bare(name: &str) -> &str {
+    name.trim_start_matches(['<', '&', '*'])
+}
+
+/// Go's `sync` and what lies beneath it; a package of the application may well be called `sync…` too.
+fn is_go_sync(name: &str) -> bool {
+    [
+        "sync.(*",
+        "sync.runtime_",
+        "internal/sync.",
+        "internal/poll.",
+        "internal/runtime/",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(frames: &[(&str, &str)]) -> Vec<StackFrame> {
+        let frame = |&(function, module): &(&str, &str)| StackFrame {
+            function: (!function.is_empty()).then(|| function.to_owned()),
+            module: Some(module.to_owned()),
+            file: None,
+            line: None,
+            inlined: false,
+            address: "0x1".to_owned(),
+            offset: None,
+        };
+        frames.iter().map(frame).collect()
+    }
+
+    fn chosen(frames: &[(&str, &str)]) -> Option<String> {
+        app_function(&stack(frames)).and_then(|frame| frame.function.clone())
+    }
+
+    #[test]
+    fn runtimes_and_wrappers_are_passed_over() {
+        let libc = "/lib/x86_64-linux-gnu/libc.so.6";
+        let cases: [(&[(&str, &str)], &str); 6] = [
+            (
+                &[
+                    ("__lll_lock_wait", libc),
+                    ("std::mutex::lock", "/app"),
+                    ("serve", "/app"),
+                ],
+                "serve",
+            ),
+            (
+                &[
+                    ("syscall", libc),
+                    ("std::sys::sync::mutex::futex::Mutex::lock_contended", "/app"),
+                    ("<std::sync::Mutex<T> as Lock>::lock", "/app"),
+                    ("shop::cart", "/app"),
+                ],
+                "shop::cart",
+            ),
+            (
+                &[
+                    ("parking_lot::raw_mutex::RawMutex::lock_slow", "/app"),
+                    ("hot", "/app"),
+                ],
+                "hot",
+            ),
+            (
+                &[
+                    ("runtime.futex", "/go"),
+                    ("sync.(*Mutex).Lock", "/go"),
+                    ("main.get", "/go"),
+                ],
+                "main.get",
+            ),
+            (&[("syncer.Run", "/go"), ("main.main", "/go")], "syncer.Run"),
+            (
+                &[("SSL_read", "/usr/lib/libcrypto.so.3"), ("main", "/app")],
+                "SSL_read",
+            ),
+        ];
+        for (frames, function) in cases {
+            assert_eq!(chosen(frames).as_deref(), Some(function));
+        }
+    }
+
+    #[test]
+    fn without_application_the_leaf_answers() {
+        assert_eq!(
+            chosen(&[("poll", "libc.so.6"), ("start_thread", "libc.so.6")]).as_deref(),
+            Some("poll")
+        );
+        assert_eq!(app_function(&[]), None);
+        assert_eq!(
+            app_index(&stack(&[("poll", "libc.so.6"), ("", "/app")])),
+            1,
+            "no name, but the application's"
+        );
+    }
+}

@@ -1,0 +1,653 @@
+//! Reports for tests: between them, every field is used.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::hist::hist;
+use super::model::{
+    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Hist, Holder, Host,
+    Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report,
+    RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey, Target, ThreadTime, Time, Verdict,
+    Waiter, WaitingNow, WakerRow, Window,
+};
+use crate::aggregate::hist::Histogram;
+
+const MS: u64 = 1_000_000;
+
+pub(crate) fn all() -> Vec<(&'static str, Report)> {
+    vec![
+        ("contended", contended()),
+        ("cpu_bound", cpu_bound()),
+        ("idle", idle()),
+        ("lossy", lossy()),
+        ("hostile", hostile()),
+    ]
+}
+
+/// `count` times, evenly from `low` to `high` microseconds.
+fn times(count: u64, low: u64, high: u64) -> Hist {
+    mixture(&[(count, low, high)])
+}
+
+fn mixture(parts: &[(u64, u64, u64)]) -> Hist {
+    let mut collected = Histogram::new();
+    for &(count, low, high) in parts {
+        (0..count).for_each(|i| collected.record((low + (high - low) * i / count.max(2)) * 1000));
+    }
+    hist(&collected)
+}
+
+fn frame(function: &str, module: &str, source: Option<(&str, u32)>) -> StackFrame {
+    StackFrame {
+        function: Some(function.to_owned()),
+        module: Some(module.to_owned()),
+        file: source.map(|(file, _)| file.to_owned()),
+        line: source.map(|(_, line)| line),
+        inlined: false,
+        address: "0x55d0c0de1234".to_owned(),
+        offset: Some(0x34),
+    }
+}
+
+fn stack(leaf: &[&str], functions: &[(&str, &str, u32)]) -> Vec<StackFrame> {
+    let libc = leaf
+        .iter()
+        .map(|name| frame(name, "/usr/lib/x86_64-linux-gnu/libc.so.6", None));
+    let own = functions
+        .iter()
+        .map(|&(name, file, line)| frame(name, "/srv/bin/checkout", Some((file, line))));
+    libc.chain(own).collect()
+}
+
+#[expect(clippy::too_many_lines, reason = "every field of the report, once")]
+fn base() -> Report {
+    Report {
+        schema: SCHEMA.to_owned(),
+        ctrace: Ctrace {
+            version: "0.1.0".to_owned(),
+        },
+        host: Host {
+            hostname: "web-1".to_owned(),
+            kernel: "6.8.0-45-generic".to_owned(),
+            arch: "x86_64".to_owned(),
+            cpus: 4,
+        },
+        window: Window {
+            started_at: "2026-01-05T03:00:00.000Z".to_owned(),
+            duration_ns: 10_000 * MS,
+        },
+        options: OptionsUsed {
+            only: ["locks", "fds", "sched", "io"].map(str::to_owned).to_vec(),
+            min_wait_ns: 1000,
+            top: 10,
+            older_ns: None,
+            follow: false,
+        },
+        targets: vec![Target {
+            pid: 4242,
+            comm: "checkout".to_owned(),
+            exe: Some("/srv/bin/checkout".to_owned()),
+            cmdline: ["/srv/bin/checkout", "--port", "8080"]
+                .map(str::to_owned)
+                .to_vec(),
+            uid: Some(1000),
+            container: None,
+            runtime: "native".to_owned(),
+            threads: 12,
+            started_at: Some("2026-01-01T00:00:00.000Z".to_owned()),
+            exited: false,
+        }],
+        probes: vec![
+            Probe {
+                name: "sched_switch".to_owned(),
+                attach: "tp_btf".to_owned(),
+                hits: Some(120_345),
+                run_ns: Some(24_069_000),
+                missed: Some(0),
+            },
+            Probe {
+                name: "fd_install".to_owned(),
+                attach: "fentry".to_owned(),
+                hits: None,
+                run_ns: None,
+                missed: None,
+            },
+        ],
+        losses: Losses {
+            ring_full: 0,
+            fd_ring_full: 0,
+            map_full: 0,
+            stack_failed: 0,
+            stack_pending: 0,
+            unmatched: 0,
+            folded: 0,
+            compat: 0,
+            control_truncated: 0,
+            user_fault: 0,
+            unknown_record: 0,
+            stack_failed_by: BTreeMap::new(),
+            complete: true,
+        },
+        overhead: Overhead {
+            kernel_ns: Some(24 * MS),
+            user_cpu_ns: 61 * MS,
+            rss_bytes: 38_200_000,
+            cpu_percent: 0.85,
+        },
+        stacks: BTreeMap::new(),
+        locks: Some(Vec::new()),
+        blocked: Some(Vec::new()),
+        time: None,
+        run_queue: Some(RunQueue {
+            hist: times(2000, 3, 90),
+            by_thread: vec![RunQueueThread {
+                tid: 4250,
+                comm: "worker-3".to_owned(),
+                hist: times(700, 3, 90),
+            }],
+            preempted: 23,
+            woken: 1977,
+            throttled_ns: Some(0),
+            throttled_periods: Some(0),
+        }),
+        waiting_now: Vec::new(),
+        fds: Some(Fds {
+            open_at_start: 31,
+            open_at_end: 31,
+            limit: Some(1024),
+            opened: 0,
+            closed: 0,
+            time_to_limit_ns: None,
+            unseen_births: 0,
+            unseen_deaths: 0,
+            unseen_kinds: Vec::new(),
+            by_stack: Vec::new(),
+        }),
+        go: None,
+        memory: None,
+        deadlocks: Vec::new(),
+        findings: Vec::new(),
+    }
+}
+
+fn lock(id: &str, name: &str, kind: LockKind, wait: Hist) -> Lock {
+    Lock {
+        id: id.to_owned(),
+        pid: 4242,
+        address: Some("0x55d0c0fe5040".to_owned()),
+        name: Some(name.to_owned()),
+        kind,
+        idle: false,
+        waits: wait.count,
+        run_queue: times(wait.count, 4, 60),
+        outcomes: Outcomes {
+            handed_over: wait.count,
+            timed_out: 0,
+            interrupted: 0,
+            unknown: 0,
+        },
+        wait,
+        waiters: Vec::new(),
+        wakers: Vec::new(),
+        holders: Vec::new(),
+        hold: None,
+        utilisation: None,
+    }
+}
+
+fn blocked(reason: Reason, stack: Option<&str>, wait: Hist) -> Blocked {
+    Blocked {
+        reason,
+        pid: 4242,
+        stack: stack.map(str::to_owned),
+        count: wait.count,
+        total_ns: wait.total_ns,
+        max_ns: wait.max_ns,
+        wait,
+        peer: None,
+        kernel_stack: None,
+    }
+}
+
+fn thread(tid: u32, comm: &str, running_ms: u64, runnable_ms: u64, blocked: &[(Reason, u64)]) -> ThreadTime {
+    ThreadTime {
+        pid: 4242,
+        tid: Some(tid),
+        comm: comm.to_owned(),
+        threads: 1,
+        running_ns: running_ms * MS,
+        runnable_ns: runnable_ms * MS,
+        blocked_ns: blocked.iter().map(|&(reason, ms)| (reason, ms * MS)).collect(),
+    }
+}
+
+fn total(by_thread: Vec<ThreadTime>) -> Time {
+    let mut blocked_ns = BTreeMap::new();
+    for (&reason, &ns) in by_thread.iter().flat_map(|thread| &thread.blocked_ns) {
+        *blocked_ns.entry(reason).or_insert(0) += ns;
+    }
+    Time {
+        running_ns: by_thread.iter().map(|thread| thread.running_ns).sum(),
+        runnable_ns: by_thread.iter().map(|thread| thread.runnable_ns).sum(),
+        blocked_ns,
+        steal_ns: Some(12 * MS),
+        by_thread,
+    }
+}
+
+/// A contended lock, another that few waits are known of, an idle pool, and a descriptor leak.
+pub(crate) fn contended() -> Report {
+    let mut report = base();
+    report.stacks = contended_stacks();
+    report.time = Some(total(vec![
+        thread(4242, "checkout", 120, 4, &[(Reason::Accept, 9876)]),
+        thread(
+            4250,
+            "worker-3",
+            900,
+            20,
+            &[(Reason::Futex, 9000), (Reason::SocketRead, 80)],
+        ),
+        ThreadTime {
+            tid: None,
+            comm: "others".to_owned(),
+            threads: 10,
+            ..thread(0, "", 1100, 35, &[(Reason::Futex, 98_000), (Reason::FileIo, 865)])
+        },
+    ]));
+    report.locks = Some(contended_locks());
+    report.blocked = Some(vec![
+        Blocked {
+            peer: Some("10.0.0.7:5432".to_owned()),
+            ..blocked(Reason::SocketRead, Some("5"), times(400, 100, 300))
+        },
+        Blocked {
+            kernel_stack: Some(
+                ["io_schedule", "folio_wait_bit_common", "filemap_fault"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            ),
+            ..blocked(Reason::FileIo, None, times(97, 2000, 15_000))
+        },
+    ]);
+    report.waiting_now = (0..5)
+        .map(|i| WaitingNow {
+            pid: 4242,
+            tid: 4251 + i,
+            comm: format!("worker-{}", 4 + i),
+            reason: Reason::Futex,
+            lock: Some("pool".to_owned()),
+            address: Some("0x55d0c0fe9000".to_owned()),
+            since_ns: (i > 0).then_some(u64::from(i) * 700 * MS),
+            stack: Some("4".to_owned()),
+        })
+        .collect();
+    report.fds = Some(leaking_fds());
+    report.go = Some(json!({ "version": "go1.24.1", "goroutines": 811 }));
+    report.memory = Some(Memory {
+        rss_start: 210_000_000,
+        rss_end: 214_000_000,
+        growth_bytes_per_s: 400_000.0,
+        by_stack: vec![MemoryStack {
+            stack: Some("3".to_owned()),
+            bytes: 3_900_000,
+            growth_bytes_per_s: 390_000.0,
+        }],
+    });
+    report.deadlocks = vec![Deadlock {
+        cycle: [(4260, "orders", "stock"), (4261, "stock", "orders")]
+            .map(|(tid, holds, waits_for)| DeadlockLink {
+                tid,
+                holds: Some(holds.to_owned()),
+                waits_for: waits_for.to_owned(),
+                stack: Some("1".to_owned()),
+            })
+            .to_vec(),
+    }];
+    report.findings = contended_findings();
+    report
+}
+
+fn contended_stacks() -> BTreeMap<StackKey, Vec<StackFrame>> {
+    let futex = [
+        "__futex_abstimed_wait_common",
+        "__lll_lock_wait",
+        "pthread_mutex_lock",
+    ];
+    let main = ("worker_main", "src/server.cc", 88);
+    let mut inlined = stack(
+        &futex,
+        &[
+            ("std::mutex::lock", "/usr/include/c++/13/mutex", 113),
+            ("cache_get", "src/cache.cc", 41),
+        ],
+    );
+    inlined[3].inlined = true;
+    inlined.push(StackFrame {
+        function: None,
+        file: None,
+        line: None,
+        ..frame("", "/srv/lib/plugin.so", None)
+    });
+    BTreeMap::from([
+        ("1".to_owned(), inlined),
+        (
+            "2".to_owned(),
+            stack(
+                &["__lll_lock_wake", "pthread_mutex_unlock"],
+                &[
+                    ("cache_refill", "src/cache.cc", 97),
+                    ("handle_request", "src/server.cc", 51),
+                    main,
+                ],
+            ),
+        ),
+        (
+            "3".to_owned(),
+            stack(
+                &["__socket"],
+                &[
+                    ("dial", "src/db.cc", 17),
+                    ("Db::connect", "src/db.cc", 44),
+                    ("retry_once", "src/retry.cc", 9),
+                ],
+            ),
+        ),
+        (
+            "4".to_owned(),
+            stack(&["pthread_cond_wait"], &[("pool_take", "src/pool.cc", 30), main]),
+        ),
+        (
+            "5".to_owned(),
+            stack(&["__libc_recv"], &[("Db::query", "src/db.cc", 71), main]),
+        ),
+    ])
+}
+
+fn contended_locks() -> Vec<Lock> {
+    let waiter = |stack: Option<&str>, waits, total_ms: u64, max_ms: u64| Waiter {
+        stack: stack.map(str::to_owned),
+        waits,
+        total_ns: total_ms * MS,
+        max_ns: max_ms * MS,
+    };
+    let wakes = |stack: Option<&str>, wakes| WakerRow {
+        stack: stack.map(str::to_owned),
+        pid: 4242,
+        wakes,
+    };
+    vec![
+        Lock {
+            outcomes: Outcomes {
+                handed_over: 1990,
+                timed_out: 7,
+                interrupted: 2,
+                unknown: 1,
+            },
+            waiters: vec![
+                waiter(Some("1"), 1900, 149_000, 813),
+                waiter(None, 100, 2000, 801),
+            ],
+            wakers: vec![wakes(Some("2"), 1960), wakes(None, 40)],
+            holders: vec![Holder {
+                stack: Some("2".to_owned()),
+                tid: 4250,
+                total_ns: 9300 * MS,
+                state: "blocked".to_owned(),
+            }],
+            hold: Some(times(9100, 200, 1800)),
+            utilisation: Some(0.93),
+            ..lock(
+                "cache",
+                "cache_mutex",
+                LockKind::Mutex,
+                mixture(&[(1840, 9000, 15_000), (160, 780_000, 813_000)]),
+            )
+        },
+        Lock {
+            waiters: vec![waiter(Some("5"), 23, 412, 21)],
+            wakers: vec![wakes(Some("2"), 23)],
+            ..lock(
+                "stats",
+                "checkout+0x4f80",
+                LockKind::Rwlock,
+                times(23, 14_900, 21_000),
+            )
+        },
+        Lock {
+            idle: true,
+            address: None,
+            name: None,
+            waiters: vec![waiter(Some("4"), 150, 64_000, 1800)],
+            ..lock("pool", "", LockKind::Cond, times(150, 100_000, 754_000))
+        },
+    ]
+}
+
+fn leaking_fds() -> Fds {
+    let example = |fd: i32, age_ms: u64| FdExample {
+        fd,
+        target: Some(format!("socket:[{}]", 91_000 + fd)),
+        local: Some("10.0.0.5:41872".to_owned()),
+        peer: Some("10.0.0.7:5432".to_owned()),
+        tcp_state: Some("CLOSE_WAIT".to_owned()),
+        unread_bytes: Some(1),
+        age_ns: Some(age_ms * MS),
+    };
+    let file = FdExample {
+        target: Some("/var/lib/checkout/orders.db".to_owned()),
+        local: None,
+        peer: None,
+        tcp_state: None,
+        unread_bytes: None,
+        age_ns: None,
+        ..example(5, 0)
+    };
+    Fds {
+        open_at_start: 31,
+        open_at_end: 72,
+        limit: Some(1024),
+        opened: 138,
+        closed: 97,
+        time_to_limit_ns: Some(232_000 * MS),
+        unseen_births: 2,
+        unseen_deaths: 1,
+        unseen_kinds: vec!["io_uring".to_owned()],
+        by_stack: vec![
+            FdStack {
+                pid: 4242,
+                stack: Some("3".to_owned()),
+                without_stack: None,
+                call: Some("socket".to_owned()),
+                kinds: BTreeMap::from([(FdKind::Socket, 41)]),
+                opened: 41,
+                closed: 0,
+                live: 41,
+                live_at_start: 0,
+                verdict: Verdict::Leaking,
+                confidence: 0.97,
+                growth_per_s: 4.1,
+                period_ns: Some(5300 * MS),
+                age: times(41, 100_000, 9_900_000),
+                examples: vec![example(33, 9900), example(35, 9650)],
+            },
+            FdStack {
+                pid: 4242,
+                stack: None,
+                without_stack: Some("before_attach".to_owned()),
+                call: None,
+                kinds: BTreeMap::from([(FdKind::File, 9), (FdKind::Epoll, 1), (FdKind::Socket, 21)]),
+                opened: 0,
+                closed: 0,
+                live: 31,
+                live_at_start: 31,
+                verdict: Verdict::Steady,
+                confidence: 1.0,
+                growth_per_s: 0.0,
+                period_ns: None,
+                age: times(0, 0, 0),
+                examples: vec![file],
+            },
+        ],
+    }
+}
+
+fn contended_findings() -> Vec<Finding> {
+    vec![
+        Finding {
+            id: "fd.leak".to_owned(),
+            severity: Severity::Critical,
+            confidence: 0.97,
+            title: "41 sockets to 10.0.0.7:5432 opened by dial and never closed, +4.1/s".to_owned(),
+            detail: "in steps every 5.3 s; all in CLOSE_WAIT; the limit of 1024 is reached in 3.9 min"
+                .to_owned(),
+            evidence: BTreeMap::from([
+                ("live".to_owned(), json!(41)),
+                ("examples".to_owned(), json!([33, 35])),
+            ]),
+            remedy: "Close the connection where retry_once gives it up.".to_owned(),
+            stack: Some("3".to_owned()),
+            lock: None,
+        },
+        Finding {
+            id: "lock.contended".to_owned(),
+            severity: Severity::High,
+            confidence: 0.95,
+            title: "cache_mutex: 2,000 waits took 151 s in 10 s; 8 % of them around 800 ms".to_owned(),
+            detail: "waited for in cache_get, released by cache_refill; held 93 % of the time: past the knee"
+                .to_owned(),
+            evidence: BTreeMap::from([
+                ("waits".to_owned(), json!(2000)),
+                ("utilisation".to_owned(), json!(0.93)),
+            ]),
+            remedy:
+                "Refill outside the lock, or split it: readers of other keys need not wait for one refill."
+                    .to_owned(),
+            stack: Some("1".to_owned()),
+            lock: Some("cache".to_owned()),
+        },
+    ]
+}
+
+/// Four threads that compute on four CPUs, one of them pushed aside at times.
+pub(crate) fn cpu_bound() -> Report {
+    let mut report = base();
+    let spin = |tid, running, runnable| thread(tid, "render", running, runnable, &[(Reason::Futex, 10)]);
+    report.targets[0].comm = "render".to_owned();
+    report.targets[0].threads = 4;
+    report.time = Some(total(vec![
+        spin(4243, 9900, 90),
+        spin(4244, 9890, 100),
+        spin(4245, 9870, 120),
+        spin(4246, 8990, 1000),
+    ]));
+    if let Some(run_queue) = &mut report.run_queue {
+        run_queue.preempted = 1900;
+        run_queue.woken = 100;
+        run_queue.throttled_ns = Some(1310 * MS);
+        run_queue.throttled_periods = Some(17);
+    }
+    report
+}
+
+/// A pool that waits for work, and nothing else.
+pub(crate) fn idle() -> Report {
+    let mut report = contended();
+    report.findings.clear();
+    report.deadlocks.clear();
+    report.memory = None;
+    report.go = None;
+    report.targets[0].threads = 8;
+    report.locks = Some(contended_locks().split_off(2));
+    report.blocked = Some(Vec::new());
+    report.fds = base().fds;
+    report.time = Some(total(vec![
+        thread(4242, "checkout", 3, 0, &[(Reason::Accept, 9997)]),
+        ThreadTime {
+            threads: 7,
+            tid: None,
+            ..thread(0, "others", 1, 0, &[(Reason::Futex, 69_999)])
+        },
+    ]));
+    report
+}
+
+/// Full rings and failed stacks.
+pub(crate) fn lossy() -> Report {
+    let mut report = base();
+    report.losses = Losses {
+        ring_full: 1204,
+        fd_ring_full: 3,
+        stack_failed: 77,
+        stack_pending: 310,
+        unmatched: 12,
+        stack_failed_by: BTreeMap::from([("no_cfi".to_owned(), 70), ("unreadable_page".to_owned(), 7)]),
+        complete: false,
+        ..report.losses
+    };
+    report.overhead.kernel_ns = None;
+    report.run_queue = None;
+    report.blocked = None;
+    report.locks = Some(vec![Lock {
+        waiters: vec![Waiter {
+            stack: Some("gone".to_owned()),
+            waits: 5,
+            total_ns: 40 * MS,
+            max_ns: 9 * MS,
+        }],
+        ..lock("x", "queue_mutex", LockKind::UnknownFutex, times(5, 7000, 9000))
+    }]);
+    if let Some(fds) = &mut report.fds {
+        fds.by_stack = leaking_fds().by_stack;
+        fds.by_stack[0].verdict = Verdict::Unknown;
+        fds.by_stack[0].stack = None;
+        fds.by_stack[0].without_stack = Some("stack_lost".to_owned());
+    }
+    report
+}
+
+/// What a hostile program can put into its names.
+pub(crate) const HOSTILE: &str =
+    "\u{1b}[2J\u{1b}]0;owned\u{7}\r\n\u{202e}txt\u{9b}31m\u{fffd}\u{200b}\t\"\\é";
+
+/// The contended report with [`HOSTILE`] behind every string in it that a target can choose.
+pub(crate) fn hostile() -> Report {
+    let mut document = serde_json::to_value(contended()).unwrap();
+    poison(&mut document);
+    let mut report: Report = serde_json::from_value(document).unwrap();
+    report.targets[0].comm.push_str(&"y".repeat(300));
+    report
+}
+
+fn poison(value: &mut serde_json::Value) {
+    const WORDS: [&str; 7] = [
+        "kind",
+        "kinds",
+        "reason",
+        "severity",
+        "verdict",
+        "blocked_ns",
+        "schema",
+    ];
+    match value {
+        serde_json::Value::String(text) => text.push_str(HOSTILE),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(poison),
+        serde_json::Value::Object(fields) => {
+            for (key, field) in fields
+                .iter_mut()
+                .filter(|(key, _)| !WORDS.contains(&key.as_str()))
+            {
+                if key == "stacks" {
+                    let stacks = std::mem::take(field);
+                    let renamed = stacks.as_object().unwrap().iter();
+                    *field = renamed
+                        .map(|(id, frames)| (format!("{id}{HOSTILE}"), frames.clone()))
+                        .collect();
+                }
+                poison(field);
+            }
+        }
+        _ => {}
+    }
+}

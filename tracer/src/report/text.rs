@@ -1,0 +1,97 @@
+//! The report for a person: first one screen that answers, then the details.
+
+mod blocked;
+mod escape;
+mod fds;
+mod findings;
+mod locks;
+mod losses;
+mod page;
+mod screen;
+mod stack;
+mod threads;
+mod units;
+
+use super::model::{Lock, Report, StackFrame, StackKey};
+use page::Page;
+
+/// How to render.
+#[derive(Clone, Copy, Debug)]
+pub struct TextOptions {
+    /// Columns to fill; fewer than 60 are taken as 60.
+    pub width: usize,
+    /// Bold headings and coloured severities, by ANSI escapes.
+    pub color: bool,
+    /// Rows per table.
+    pub top: usize,
+    /// Remedies on the first screen, evidence, thread tables and probes.
+    pub verbose: bool,
+}
+
+/// Renders a report as text.
+///
+/// The first screen fits 24 lines. No character of the target's choice reaches the terminal as a control: what is not
+/// printable is escaped.
+#[must_use]
+pub fn render(report: &Report, options: &TextOptions) -> String {
+    let view = View {
+        report,
+        options,
+        page: Page::new(options.width, options.color),
+    };
+    let mut lines = view.screen();
+    for section in [
+        view.finding_details(),
+        view.deadlock_details(),
+        view.lock_details(),
+        view.fd_details(),
+        view.blocked_details(),
+        view.waiting_details(),
+        view.thread_details(),
+        view.memory_details(),
+        view.loss_details(),
+        view.probe_details(),
+    ] {
+        if !section.is_empty() {
+            lines.push(String::new());
+            lines.extend(section);
+        }
+    }
+    let mut text = lines.join("\n").replace(units::GLUE, " ");
+    text.push('\n');
+    text
+}
+
+/// A report and how to show it; the sections are its methods, each giving finished lines.
+struct View<'a> {
+    report: &'a Report,
+    options: &'a TextOptions,
+    page: Page,
+}
+
+impl<'a> View<'a> {
+    fn top(&self) -> usize {
+        self.options.top.max(1)
+    }
+
+    fn stack(&self, key: Option<&StackKey>) -> Option<&'a [StackFrame]> {
+        self.report
+            .stacks
+            .get(key?)
+            .map(Vec::as_slice)
+            .filter(|frames| !frames.is_empty())
+    }
+
+    fn lock(&self, id: &str) -> Option<&'a Lock> {
+        self.report
+            .locks
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .find(|lock| lock.id == id)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::too_many_lines, reason = "whole renderings stand in the tests")]
+mod tests;

@@ -1,0 +1,189 @@
+//! Descriptors.
+
+use super::View;
+use super::escape::name;
+use super::page::Column;
+use super::screen::word;
+use super::units::{count, counted, distribution, percent, time};
+use crate::report::model::{FdExample, FdStack, Fds, Verdict};
+
+/// Whether a row may be a leak: it grows, or would be called growing but for what was lost.
+pub(super) fn is_suspect(row: &FdStack) -> bool {
+    match row.verdict {
+        Verdict::Leaking | Verdict::Growing => true,
+        Verdict::Unknown => row.growth_per_s > 0.0 && row.live > row.live_at_start,
+        Verdict::Pool | Verdict::Steady | Verdict::Churn => false,
+    }
+}
+
+fn kinds(row: &FdStack) -> String {
+    let mut kinds: Vec<_> = row.kinds.iter().collect();
+    kinds.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+    let words: Vec<String> = kinds.iter().map(|(kind, _)| word(kind)).collect();
+    words.join(" ")
+}
+
+impl View<'_> {
+    pub(super) fn suspect_table(&self, heading: &str, rows: &[&FdStack]) -> Vec<String> {
+        let columns = [
+            Column::Text(""),
+            Column::Number("live"),
+            Column::Number("growth"),
+            Column::Word("kind"),
+            Column::Word("call"),
+            Column::Text("created by"),
+        ];
+        let cells: Vec<Vec<String>> = rows
+            .iter()
+            .map(|row| {
+                vec![
+                    word(&row.verdict),
+                    count(row.live),
+                    Self::per_s(row.growth_per_s),
+                    name(&kinds(row), 20),
+                    row.call
+                        .as_deref()
+                        .map_or_else(|| "?".to_owned(), |call| name(call, 16)),
+                    self.origin(row),
+                ]
+            })
+            .collect();
+        self.page.table(heading, &columns, &cells)
+    }
+
+    fn origin(&self, row: &FdStack) -> String {
+        match &row.without_stack {
+            Some(why) if row.stack.is_none() => format!("({})", name(&why.replace('_', " "), 24)),
+            _ => self.chain(row.stack.as_ref()),
+        }
+    }
+
+    pub(super) fn fd_details(&self) -> Vec<String> {
+        let Some(fds) = &self.report.fds else {
+            return Vec::new();
+        };
+        if fds.by_stack.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec![self.page.heading("Descriptors, by the stack that opened them")];
+        for row in fds.by_stack.iter().take(self.top()) {
+            lines.extend(self.one_fd_stack(row));
+        }
+        if fds.by_stack.len() > self.top() {
+            let rest = counted((fds.by_stack.len() - self.top()) as u64, "more stack");
+            lines.push(self.page.line(2, &format!("… {rest} in the JSON")));
+        }
+        lines.extend(self.unseen(fds));
+        lines
+    }
+
+    fn one_fd_stack(&self, row: &FdStack) -> Vec<String> {
+        let call = row
+            .call
+            .as_deref()
+            .map_or_else(String::new, |call| format!(" by {}", name(call, 16)));
+        let staircase = row
+            .period_ns
+            .map_or_else(String::new, |ns| format!(", in steps every {}", time(ns)));
+        let verdict = format!(
+            "{} ({} sure): {} live{call}, {} opened, {} closed, {} at start, {}{staircase}",
+            word(&row.verdict),
+            percent(row.confidence),
+            count(row.live),
+            count(row.opened),
+            count(row.closed),
+            count(row.live_at_start),
+            Self::per_s(row.growth_per_s)
+        );
+        let mut lines = self.page.wrap(2, &verdict);
+        let each: Vec<String> = row
+            .kinds
+            .iter()
+            .map(|(kind, n)| format!("{} {}", count(*n), word(kind)))
+            .collect();
+        if !each.is_empty() {
+            lines.extend(self.page.wrap(4, &format!("kinds: {}", each.join(", "))));
+        }
+        if row.age.count > 0 {
+            lines.extend(self.page.wrap(4, &format!("age: {}", distribution(&row.age))));
+        }
+        if row.stack.is_some() {
+            lines.extend(self.frames(8, row.stack.as_ref()));
+        } else {
+            lines.push(self.page.line(8, &self.origin(row)));
+        }
+        lines.extend(self.examples(&row.examples));
+        lines
+    }
+
+    fn examples(&self, examples: &[FdExample]) -> Vec<String> {
+        if examples.is_empty() {
+            return Vec::new();
+        }
+        let columns = [
+            Column::Number(""),
+            Column::Text("what"),
+            Column::Text("ends"),
+            Column::Word("state"),
+            Column::Number("age"),
+        ];
+        let cells: Vec<Vec<String>> = examples
+            .iter()
+            .take(self.top())
+            .map(|example| {
+                let end = |end: &Option<String>| end.as_deref().map(|end| name(end, NAME));
+                let ends = match (end(&example.local), end(&example.peer)) {
+                    (None, None) => String::new(),
+                    (local, peer) => {
+                        let or_unknown = |end: Option<String>| end.unwrap_or_else(|| "?".to_owned());
+                        format!("{} → {}", or_unknown(local), or_unknown(peer))
+                    }
+                };
+                let unread = example.unread_bytes.filter(|&n| n > 0);
+                let unread = unread.map_or_else(String::new, |n| format!(" {} unread", count(n)));
+                let state = example
+                    .tcp_state
+                    .as_deref()
+                    .map_or_else(String::new, |state| name(state, 16));
+                vec![
+                    example.fd.to_string(),
+                    example
+                        .target
+                        .as_deref()
+                        .map_or_else(|| "?".to_owned(), |target| name(target, NAME)),
+                    ends,
+                    format!("{state}{unread}").trim_start().to_owned(),
+                    example.age_ns.map_or_else(|| "old".to_owned(), time),
+                ]
+            })
+            .collect();
+        self.page.table("    e.g. fd", &columns, &cells)
+    }
+
+    fn unseen(&self, fds: &Fds) -> Vec<String> {
+        let mut said = Vec::new();
+        if fds.unseen_births > 0 {
+            said.push(format!(
+                "{} found open whose birth was not seen",
+                count(fds.unseen_births)
+            ));
+        }
+        if fds.unseen_deaths > 0 {
+            said.push(format!(
+                "{} found closed whose death was not seen",
+                count(fds.unseen_deaths)
+            ));
+        }
+        if !fds.unseen_kinds.is_empty() {
+            let kinds = fds
+                .unseen_kinds
+                .iter()
+                .map(|kind| name(kind, 24))
+                .collect::<Vec<_>>();
+            said.push(format!("this kernel shows no stack for: {}", kinds.join(", ")));
+        }
+        self.page.wrap(2, &said.join("; "))
+    }
+}
+
+const NAME: usize = 60;

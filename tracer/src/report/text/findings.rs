@@ -1,0 +1,164 @@
+//! Findings, deadlocks and memory.
+
+use super::View;
+use super::escape::{clean, head, name};
+use super::page::{Column, Tone};
+use super::screen::word;
+use super::units::{bytes, count, percent, rate};
+use crate::report::model::{Finding, Severity};
+
+const SEVERITY: usize = 10;
+
+fn tone(severity: Severity) -> Tone {
+    match severity {
+        Severity::Critical | Severity::High => Tone::Red,
+        Severity::Medium => Tone::Yellow,
+        Severity::Low | Severity::Info => Tone::Plain,
+    }
+}
+
+impl View<'_> {
+    /// The first of them, for the first screen.
+    pub(super) fn findings(&self, rows: usize) -> Vec<String> {
+        let all = &self.report.findings;
+        if all.is_empty() {
+            let seen = if self.report.losses.complete {
+                ""
+            } else {
+                " in what was seen, which is not all"
+            };
+            return vec![self.page.heading(&format!("Findings: nothing wrong found{seen}"))];
+        }
+        let more = if rows < all.len() {
+            format!(", {rows} shown here")
+        } else {
+            String::new()
+        };
+        let mut lines = vec![self.page.heading(&format!("Findings ({}{more})", all.len()))];
+        for finding in all.iter().take(rows) {
+            lines.push(self.finding_title(finding));
+            lines.push(self.page.prose(SEVERITY + 2, &clean(&finding.detail)));
+            if self.options.verbose {
+                lines.push(
+                    self.page
+                        .prose(SEVERITY + 2, &format!("→ {}", clean(&finding.remedy))),
+                );
+            }
+        }
+        lines
+    }
+
+    fn finding_title(&self, finding: &Finding) -> String {
+        let severity = format!("{:SEVERITY$}", word(&finding.severity).to_uppercase());
+        let title = head(&clean(&finding.title), self.page.width - SEVERITY - 2);
+        format!(
+            "  {}{}",
+            self.page.paint(tone(finding.severity), &severity),
+            self.page.paint(Tone::Bold, &title)
+        )
+    }
+
+    pub(super) fn finding_details(&self) -> Vec<String> {
+        if self.report.findings.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec![self.page.heading("Findings, and what to do")];
+        for finding in &self.report.findings {
+            lines.push(self.finding_title(finding));
+            lines.extend(self.page.wrap(4, &clean(&finding.detail)));
+            lines.extend(self.page.wrap(4, &format!("→ {}", clean(&finding.remedy))));
+            let about = format!("{}, {} sure", name(&finding.id, 40), percent(finding.confidence));
+            let evidence: Vec<String> = finding
+                .evidence
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            let evidence = if self.options.verbose && !evidence.is_empty() {
+                format!("{about}: {}", clean(&evidence.join(" ")))
+            } else {
+                about
+            };
+            lines.extend(self.page.wrap(4, &evidence));
+            if finding.stack.is_some() {
+                lines.extend(self.frames(6, finding.stack.as_ref()));
+            }
+        }
+        lines
+    }
+
+    pub(super) fn deadlock_details(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for deadlock in &self.report.deadlocks {
+            lines.push(
+                self.page
+                    .heading("Deadlock: each thread waits for what the next one holds"),
+            );
+            for link in &deadlock.cycle {
+                let holds = link
+                    .holds
+                    .as_deref()
+                    .map_or_else(|| "?".to_owned(), |id| self.lock_name(id));
+                let waits_for = self.lock_name(&link.waits_for);
+                lines.push(
+                    self.page
+                        .line(2, &format!("{} holds {holds}, waits for {waits_for}", link.tid)),
+                );
+                lines.extend(self.frames(6, link.stack.as_ref()));
+            }
+        }
+        lines
+    }
+
+    /// Memory and the Go runtime.
+    pub(super) fn memory_details(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(go) = &self.report.go {
+            let version = go["version"]
+                .as_str()
+                .map_or_else(|| "Go".to_owned(), |version| name(version, 24));
+            let goroutines = go["goroutines"].as_u64().map_or_else(|| "?".to_owned(), count);
+            lines.push(
+                self.page
+                    .heading(&format!("Go runtime: {version}, {goroutines} goroutines")),
+            );
+        }
+        let Some(memory) = &self.report.memory else {
+            return lines;
+        };
+        let growth = |per_s: f64| format!("{}{}/s", if per_s > 0.0 { "+" } else { "" }, bytes(per_s));
+        let heading = format!(
+            "Memory: {} → {} resident, {}",
+            bytes(memory.rss_start as f64),
+            bytes(memory.rss_end as f64),
+            growth(memory.growth_bytes_per_s)
+        );
+        lines.push(self.page.heading(&heading));
+        let rows: Vec<Vec<String>> = memory
+            .by_stack
+            .iter()
+            .take(self.top())
+            .map(|row| {
+                let stack = row.stack.as_ref();
+                vec![
+                    self.chain(stack),
+                    bytes(row.bytes as f64),
+                    growth(row.growth_bytes_per_s),
+                ]
+            })
+            .collect();
+        if !rows.is_empty() {
+            let columns = [
+                Column::Text(""),
+                Column::Number("faulted in"),
+                Column::Number("growth"),
+            ];
+            lines.extend(self.page.table("  by stack", &columns, &rows));
+        }
+        lines
+    }
+
+    /// `+4.10/s`.
+    pub(super) fn per_s(per_s: f64) -> String {
+        format!("{}/s", rate(per_s))
+    }
+}

@@ -1,0 +1,315 @@
+//! The first screen: 24 lines that answer.
+
+use super::View;
+use super::escape::{clean, name};
+use super::fds::is_suspect;
+use super::page::Tone;
+use super::units::{GLUE, bytes, count, counted, p99, percent, share, time};
+use crate::report::model::{LockKind, Reason, Target, ThreadTime, Time};
+
+/// Lines of the first screen.
+pub(super) const SCREEN: usize = 24;
+/// Columns of a label before a line of its own.
+const LABEL: usize = 11;
+/// Of its time, a thread that is called bound by the CPU spends this much running or runnable.
+const BUSY: f64 = 0.8;
+/// CPUs that such threads must have used or wanted on average, to be worth the word.
+const WORTH: f64 = 0.5;
+/// Runnable over running from which the process is called short of CPU.
+const SHORT: f64 = 0.25;
+
+impl View<'_> {
+    pub(super) fn screen(&self) -> Vec<String> {
+        let mut head = self.header();
+        head.extend(self.time());
+        head.extend(self.deadlock_lines());
+        let findings = self.report.findings.len().min(self.top());
+        let suspects = self.suspects().len().min(self.top());
+        let locks = self.contended().len().min(self.top());
+        // One row of each table with its heading (a lock takes two lines, and a table of suspects has two headings).
+        let least = 1 + 2 * locks.min(1) + 1 + 2 * suspects.min(1);
+        let per_finding = if self.options.verbose { 3 } else { 2 };
+
+        // What gives way first: findings, then causes of loss, then the blank lines.
+        let fits = |&(findings, causes, blank): &(usize, usize, usize)| {
+            let taken = head.len() + self.tail(causes).len() + 1 + findings * per_finding + blank;
+            taken + least <= SCREEN
+        };
+        let choices = [(3, 3, 4), (2, 3, 4), (1, 3, 4), (2, 1, 4), (1, 1, 4), (1, 1, 0)];
+        let choices = choices.map(|(most, causes, blank)| (most.min(findings), causes, blank));
+        let (findings, causes, blank) = choices.into_iter().find(fits).unwrap_or(choices[5]);
+
+        let tail = self.tail(causes);
+        let taken = head.len() + tail.len() + 1 + findings * per_finding + blank;
+        let spare = SCREEN.saturating_sub(taken + least);
+        let more_suspects = suspects
+            .saturating_sub(1)
+            .min(spare.saturating_sub(2 * locks.saturating_sub(1)).max(spare / 2));
+        let more_locks = locks.saturating_sub(1).min((spare - more_suspects) / 2);
+
+        let mut lines = head;
+        for section in [
+            self.findings(findings),
+            self.locks(locks.min(1) + more_locks),
+            self.descriptors(suspects.min(1) + more_suspects),
+            tail,
+        ] {
+            if blank > 0 {
+                lines.push(String::new());
+            }
+            lines.extend(section);
+        }
+        lines
+    }
+
+    /// The lines below the tables, with so many causes of loss.
+    fn tail(&self, causes: usize) -> Vec<String> {
+        let mut lines = self.run_queue_line();
+        lines.extend(self.loss_lines(causes));
+        lines.extend(self.cost_lines());
+        lines
+    }
+
+    fn header(&self) -> Vec<String> {
+        let window = &self.report.window;
+        let who = match self.report.targets.split_first() {
+            None => "no process".to_owned(),
+            Some((first, [])) => target(first),
+            Some((first, rest)) => {
+                let threads: u64 = rest.iter().map(|target| u64::from(target.threads)).sum();
+                let more = counted(rest.len() as u64, "more process").replace("processs", "processes");
+                format!("{} and {more} with {}", target(first), counted(threads, "thread"))
+            }
+        };
+        let when = format!(
+            "traced {} from {} on {}",
+            time(window.duration_ns),
+            name(&window.started_at, 30),
+            name(&self.report.host.hostname, 24)
+        );
+        let mut lines = vec![self.page.heading(&who)];
+        lines.push(self.page.line(0, &when));
+        lines
+    }
+
+    fn time(&self) -> Vec<String> {
+        let Some(spent) = &self.report.time else {
+            return vec![self.page.heading("Where the time went: not measured")];
+        };
+        let blocked: u64 = spent.blocked_ns.values().sum();
+        let all = spent.running_ns + spent.runnable_ns + blocked;
+        let part = |ns: u64| format!("{} ({})", percent(share(ns, all)), time(ns));
+        let busy = spent.running_ns as f64 / self.report.window.duration_ns.max(1) as f64;
+        let cpus = self.report.host.cpus;
+        let verdict = cpu_verdict(spent, self.report.window.duration_ns).unwrap_or_default();
+        let title = format!(
+            "Where the time went: {verdict}{busy:.2} of {cpus} CPUs busy, {} of thread-time",
+            time(all)
+        );
+        let mut sentence = format!(
+            "running {}, runnable {}, blocked {}",
+            part(spent.running_ns),
+            part(spent.runnable_ns),
+            part(blocked)
+        );
+        let mut reasons: Vec<(Reason, u64)> = spent
+            .blocked_ns
+            .iter()
+            .map(|(&reason, &ns)| (reason, ns))
+            .collect();
+        reasons.sort_by_key(|&(reason, ns)| (std::cmp::Reverse(ns), reason));
+        let idle = self.idle_ns();
+        let named: Vec<String> = reasons
+            .iter()
+            .take(3)
+            .filter(|&&(_, ns)| ns > 0)
+            .map(|&(reason, ns)| {
+                let of_it = if reason == Reason::Futex && idle > 0 {
+                    format!(", of it {} idle", percent(share(idle.min(ns), ns)))
+                } else {
+                    String::new()
+                };
+                format!("{} {}{of_it}", word(&reason), percent(share(ns, all)))
+            })
+            .collect();
+        if !named.is_empty() {
+            sentence = format!("{sentence}: {}", named.join("; "));
+        }
+        let mut lines = vec![self.page.heading(&title)];
+        lines.extend(self.page.wrap(2, &sentence));
+        lines
+    }
+
+    /// Blocked time of waits that are known to be idle.
+    fn idle_ns(&self) -> u64 {
+        let locks = self.report.locks.as_deref().unwrap_or_default();
+        locks
+            .iter()
+            .filter(|lock| lock.idle)
+            .map(|lock| lock.wait.total_ns)
+            .sum()
+    }
+
+    fn deadlock_lines(&self) -> Vec<String> {
+        let Some(first) = self.report.deadlocks.first() else {
+            return Vec::new();
+        };
+        let mut tids: Vec<String> = first.cycle.iter().map(|link| link.tid.to_string()).collect();
+        tids.extend(tids.first().cloned());
+        let more = match self.report.deadlocks.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let text = format!(
+            "DEADLOCK: threads wait for each other: {}{more}",
+            tids.join(" → ")
+        );
+        vec![self.page.paint(Tone::Red, &self.page.line(0, &text))]
+    }
+
+    fn run_queue_line(&self) -> Vec<String> {
+        let Some(queue) = &self.report.run_queue else {
+            return vec!["Run queue  not traced".to_owned()];
+        };
+        let throttled = match (queue.throttled_ns, queue.throttled_periods) {
+            (None, _) => "throttling unknown".to_owned(),
+            (Some(0), _) => "not throttled".to_owned(),
+            (Some(ns), None) => format!("throttled {}", time(ns)),
+            (Some(ns), Some(periods)) => format!("throttled {} in {}", time(ns), counted(periods, "period")),
+        };
+        let delays = match queue.hist.count {
+            0 => "no delays".to_owned(),
+            _ => format!(
+                "p50 {}, {}, max {}",
+                time(queue.hist.p50_ns),
+                p99(&queue.hist),
+                time(queue.hist.max_ns)
+            ),
+        };
+        let text = format!(
+            "{delays}; {throttled}; {} woken, {} preempted",
+            count(queue.woken),
+            count(queue.preempted)
+        );
+        self.page.labelled(LABEL, "Run queue", &text)
+    }
+
+    fn cost_lines(&self) -> Vec<String> {
+        let own = &self.report.overhead;
+        let probes = own.kernel_ns.map_or_else(|| "unknown".to_owned(), time);
+        let text = format!(
+            "{:.2}{GLUE}% of one CPU (probes {probes}, user space {}), {}",
+            own.cpu_percent,
+            time(own.user_cpu_ns),
+            bytes(own.rss_bytes as f64)
+        );
+        self.page.labelled(LABEL, "Own cost", &text)
+    }
+
+    fn descriptors(&self, rows: usize) -> Vec<String> {
+        let Some(fds) = &self.report.fds else {
+            return vec![self.page.line(0, "Descriptors  not traced")];
+        };
+        let limit = fds.limit.map_or_else(
+            || "limit unknown".to_owned(),
+            |limit| format!("limit {}", count(limit)),
+        );
+        let when = fds
+            .time_to_limit_ns
+            .map_or_else(String::new, |ns| format!(" reached in {}", time(ns)));
+        let summary = format!(
+            "Descriptors: {} → {} open, {} opened, {} closed, {limit}{when}",
+            count(fds.open_at_start),
+            count(fds.open_at_end),
+            count(fds.opened),
+            count(fds.closed)
+        );
+        let suspects = self.suspects();
+        if suspects.is_empty() {
+            return vec![self.page.heading(&format!("{summary}; no leak suspects"))];
+        }
+        let mut lines = vec![self.page.heading(&summary)];
+        let shown = rows.min(suspects.len());
+        let title = match suspects.len() {
+            n if n > shown => format!("Leak suspects ({shown} of {n})"),
+            _ => "Leak suspects".to_owned(),
+        };
+        lines.extend(self.suspect_table(&title, &suspects[..shown]));
+        lines
+    }
+
+    pub(super) fn suspects(&self) -> Vec<&crate::report::model::FdStack> {
+        let rows = self
+            .report
+            .fds
+            .as_ref()
+            .map(|fds| fds.by_stack.as_slice())
+            .unwrap_or_default();
+        rows.iter().filter(|row| is_suspect(row)).collect()
+    }
+}
+
+/// The report's own word for a variant, with spaces.
+pub(super) fn word(of: &impl serde::Serialize) -> String {
+    match serde_json::to_value(of) {
+        Ok(serde_json::Value::String(text)) => text.replace('_', " "),
+        _ => "?".to_owned(),
+    }
+}
+
+/// The word for a kind of lock that stands in a table.
+pub(super) fn kind(kind: LockKind) -> String {
+    match kind {
+        LockKind::UnknownFutex => "futex".to_owned(),
+        kind => word(&kind),
+    }
+}
+
+fn target(target: &Target) -> String {
+    let exited = if target.exited { ", exited" } else { "" };
+    format!(
+        "{} (pid {}), {}, {}{exited}",
+        name(&target.comm, 24),
+        target.pid,
+        clean(&name(&target.runtime, 16)),
+        counted(u64::from(target.threads), "thread")
+    )
+}
+
+/// `CPU-BOUND …` when threads compute nearly all the time.
+fn cpu_verdict(spent: &Time, window_ns: u64) -> Option<String> {
+    let on_cpu = |thread: &&ThreadTime| {
+        let blocked: u64 = thread.blocked_ns.values().sum();
+        let wants = thread.running_ns + thread.runnable_ns;
+        share(wants, wants + blocked) >= BUSY && wants > 0
+    };
+    let threads = |rows: &[&ThreadTime]| -> u64 { rows.iter().map(|row| u64::from(row.threads)).sum() };
+    let all: Vec<&ThreadTime> = spent.by_thread.iter().collect();
+    let hot: Vec<&ThreadTime> = spent.by_thread.iter().filter(on_cpu).collect();
+    let blocked: u64 = spent.blocked_ns.values().sum();
+    let wants = spent.running_ns + spent.runnable_ns;
+    if hot.is_empty() && (!all.is_empty() || wants == 0 || share(wants, wants + blocked) < BUSY) {
+        return None;
+    }
+    let (running, runnable) = if hot.is_empty() {
+        (spent.running_ns, spent.runnable_ns)
+    } else {
+        let sum = |of: fn(&ThreadTime) -> u64| hot.iter().map(|row| of(row)).sum::<u64>();
+        (sum(|row| row.running_ns), sum(|row| row.runnable_ns))
+    };
+    // A thread that computed for its short life says nothing about the window.
+    if ((running + runnable) as f64) < WORTH * window_ns as f64 {
+        return None;
+    }
+    let short = if runnable as f64 >= SHORT * running as f64 {
+        " and SHORT OF CPU"
+    } else {
+        ""
+    };
+    let who = if all.is_empty() {
+        String::new()
+    } else {
+        format!(" ({} of {} threads)", count(threads(&hot)), count(threads(&all)))
+    };
+    Some(format!("CPU-BOUND{short}{who}, "))
+}

@@ -1,0 +1,109 @@
+//! Threads: where the time of each went, and how long each was runnable without a CPU.
+
+use super::View;
+use super::escape::name;
+use super::page::Column;
+use super::screen::word;
+use super::units::{count, p99_cell, percent, share, time};
+
+impl View<'_> {
+    pub(super) fn thread_details(&self) -> Vec<String> {
+        let mut lines = self.time_by_thread();
+        let queue = self.queue_by_thread();
+        if !lines.is_empty() && !queue.is_empty() {
+            lines.push(String::new());
+        }
+        lines.extend(queue);
+        lines
+    }
+
+    fn time_by_thread(&self) -> Vec<String> {
+        let Some(spent) = &self.report.time else {
+            return Vec::new();
+        };
+        let cells: Vec<Vec<String>> = spent
+            .by_thread
+            .iter()
+            .take(self.top())
+            .map(|row| {
+                let blocked: u64 = row.blocked_ns.values().sum();
+                let all = row.running_ns + row.runnable_ns + blocked;
+                let longest = row.blocked_ns.iter().max_by_key(|&(_, ns)| *ns);
+                let who = row.tid.map_or_else(
+                    || format!("{} other threads", count(u64::from(row.threads))),
+                    |tid| format!("{} ({tid})", name(&row.comm, 24)),
+                );
+                let part = |ns| percent(share(ns, all));
+                vec![
+                    who,
+                    time(row.running_ns),
+                    part(row.running_ns),
+                    part(row.runnable_ns),
+                    part(blocked),
+                    longest.map_or_else(String::new, |(reason, ns)| {
+                        format!("{} {}", word(reason), time(*ns))
+                    }),
+                ]
+            })
+            .collect();
+        if cells.is_empty() {
+            return Vec::new();
+        }
+        let columns = [
+            Column::Text(""),
+            Column::Number("on CPU"),
+            Column::Number("running"),
+            Column::Number("runnable"),
+            Column::Number("blocked"),
+            Column::Word("mostly on"),
+        ];
+        let mut lines = self.page.table("Time by thread", &columns, &cells);
+        if let Some(steal) = spent.steal_ns.filter(|&ns| ns > 0) {
+            lines.push(self.page.line(
+                2,
+                &format!("the hypervisor took {} from this host's CPUs", time(steal)),
+            ));
+        }
+        lines
+    }
+
+    fn queue_by_thread(&self) -> Vec<String> {
+        let rows = self
+            .report
+            .run_queue
+            .as_ref()
+            .map(|queue| queue.by_thread.as_slice())
+            .unwrap_or_default();
+        let cells: Vec<Vec<String>> = rows
+            .iter()
+            .take(self.top())
+            .map(|row| {
+                let hist = &row.hist;
+                vec![
+                    format!("{} ({})", name(&row.comm, 24), row.tid),
+                    count(hist.count),
+                    time(hist.total_ns),
+                    time(hist.p50_ns),
+                    p99_cell(hist),
+                    time(hist.max_ns),
+                ]
+            })
+            .collect();
+        if cells.is_empty() {
+            return Vec::new();
+        }
+        let columns = [
+            Column::Text(""),
+            Column::Number("delays"),
+            Column::Number("total"),
+            Column::Number("p50"),
+            Column::Number(if rows.iter().any(|row| row.hist.count < 1000) {
+                "p99 (95 %)"
+            } else {
+                "p99"
+            }),
+            Column::Number("max"),
+        ];
+        self.page.table("Run queue by thread", &columns, &cells)
+    }
+}
