@@ -1,3 +1,4 @@
 //! Aggregators: pure over decoded events. Time and identity come in the event; nothing here reads a clock or `/proc`.
 
+pub mod fds;
 pub mod hist;
