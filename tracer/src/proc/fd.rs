@@ -1,4 +1,4 @@
-//! Descriptors open now: `/proc/PID/fd` (proc_pid_fd(5), `fs/proc/fd.c`).
+//! Descriptors open now: `/proc/PID/fd` (`proc_pid_fd(5)`, `fs/proc/fd.c`).
 //!
 //! What is read belongs to somebody else and changes while it is read: numbers vanish between the listing and
 //! the link, link text is whatever the target named its files. So nothing is trusted, all is bounded, and the

@@ -1,4 +1,4 @@
-//! Resource limits of another process: `/proc/PID/limits` (proc_pid_limits(5)).
+//! Resource limits of another process: `/proc/PID/limits` (`proc_pid_limits(5)`).
 
 use std::io::{self, Read as _};
 

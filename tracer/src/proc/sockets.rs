@@ -1,4 +1,4 @@
-//! Sockets of a network namespace by inode: `/proc/PID/net/{tcp,tcp6,udp,udp6,unix}` (proc_pid_net(5)).
+//! Sockets of a network namespace by inode: `/proc/PID/net/{tcp,tcp6,udp,udp6,unix}` (`proc_pid_net(5)`).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};

@@ -49,7 +49,11 @@ fn headings_and_scraps_are_no_sockets() {
         assert_eq!(tcp(line), None, "{line}");
         assert_eq!(unix(line), None, "{line}");
     }
-    assert_eq!(tcp("1: é00007F:1F90 0100007F:1F90 01 0:0 0:0 0 0 0 1"), None, "cut within a letter");
+    assert_eq!(
+        tcp("1: é00007F:1F90 0100007F:1F90 01 0:0 0:0 0 0 0 1"),
+        None,
+        "cut within a letter"
+    );
 }
 
 #[test]

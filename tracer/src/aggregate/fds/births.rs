@@ -29,7 +29,7 @@ pub(super) fn source(call: i64, args: &[u64; 4]) -> Option<Source> {
         nr::TIMERFD_CREATE => Made(K::Timerfd),
         // signalfd(2): given a descriptor, it changes that one and returns it.
         nr::SIGNALFD | nr::SIGNALFD4 => {
-            if args[0] as i32 != -1 {
+            if args[0] as u32 != u32::MAX {
                 return None;
             }
             Made(K::Signalfd)

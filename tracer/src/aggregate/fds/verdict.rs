@@ -42,7 +42,8 @@ pub(super) struct Evidence {
 
 /// Verdict and how sure it is, 0 to 1.
 ///
-/// `leaking` asks for all of this, `growing` for the first line and growth in the last quarter:
+/// `leaking` asks for all of this; `growing` for the first line, growth in the last quarter, and a floor there that
+/// reaches the peak of the first quarter, as fluctuations do not:
 /// - at least 5 born, live grew by 5 or more, and its floor is higher at the end than at the start;
 /// - the floor (lowest number) rises from each quarter of the window to the next, and the last rise is about a
 ///   quarter of all or more: a pool that fills up, or a load that settles, slows down;
@@ -51,6 +52,9 @@ pub(super) struct Evidence {
 /// - of those that reached that age, at most 5 % were closed later: where some are closed late, the others may be;
 /// - what was open before tracing began was not closed meanwhile at half that rate or more: connections that live
 ///   longer than the window are seen to be opened, but those closed in their place were opened before.
+///
+/// What no rule can tell: descriptors that all live longer than the window, when tracing began before the first
+/// of them. They look like a leak until the first is closed; hence the factor for windows and that for closes.
 ///
 /// Confidence of growth is the product of: `g / (g + 5)` for a growth of `g`; 0.8 + 0.2 × (smallest / largest rise
 /// of the floor); 1 when others of the same stack were closed, 0.8 when none was; 0.7 + 0.3 × (window / 60 s, at
@@ -99,7 +103,7 @@ pub(super) fn judge(evidence: &Evidence) -> (Verdict, f64) {
             return (Verdict::Leaking, sure);
         }
         let half = shape.ends[3].saturating_sub(shape.ends[1]);
-        if half * 5 >= grew && shape.ends[3] > shape.ends[2] && last > second {
+        if half * 5 >= grew && shape.ends[3] > shape.ends[2] && last > second && last >= shape.peaks[0] {
             return (Verdict::Growing, sure * 0.5);
         }
     }

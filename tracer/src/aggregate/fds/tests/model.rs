@@ -48,7 +48,7 @@ impl Kernel {
         self.now += 10;
         match *step {
             Step::Open => {
-                let fd = (0..).find(|fd| !self.table.contains_key(fd)).unwrap();
+                let fd = (0..i32::MAX).find(|fd| !self.table.contains_key(fd)).unwrap();
                 self.inodes += 1;
                 self.table.insert(fd, self.inodes);
                 Some(Event::Open(opened(self.now, nr::OPENAT, fd, [0; 4])))

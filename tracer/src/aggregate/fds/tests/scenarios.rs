@@ -174,9 +174,9 @@ fn steady_requests_of_any_phase() {
         let mut up = true;
         let stage = Stage::new(10).run(period * MS / 80, |stage| {
             if up {
-                open.push(stage.open(A))
+                open.push(stage.open(A));
             } else {
-                stage.close(open.pop().unwrap())
+                stage.close(open.pop().unwrap());
             }
             up = if up { open.len() < 40 } else { open.is_empty() };
         });
