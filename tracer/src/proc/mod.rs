@@ -1,1 +1,5 @@
-//! proc
+//! Readers of `/proc`: hostile input, read with bounds.
+
+pub mod fd;
+pub mod limits;
+pub mod sockets;

@@ -1,0 +1,237 @@
+//! The table as a section of the report.
+
+use super::verdict::{self, Evidence};
+use super::{FdTable, Live, Origin, Row, RowKey, births};
+use crate::aggregate::hist::Histogram;
+use crate::proc::fd::{FdEntry, FdScan};
+use crate::proc::sockets::Sockets;
+use crate::report::model::{FdExample, FdStack, Fds, Hist, StackKey, Verdict};
+use crate::stacks::StackId;
+
+/// Most examples per row.
+const MAX_EXAMPLES: usize = 5;
+
+/// What a report needs besides the table.
+pub struct ReportInput<'a> {
+    /// End of the window, `CLOCK_MONOTONIC` in ns.
+    pub now_ns: u64,
+    /// Soft limit on descriptors.
+    pub limit: Option<u64>,
+    /// `--older`: the age from which a descriptor is a suspect, in ns; a quarter of the window without it.
+    pub older_ns: Option<u64>,
+    /// The last scan, for the examples' targets.
+    pub scan: Option<&'a FdScan>,
+    /// Sockets of the process's network namespace, for the examples' ends.
+    pub sockets: Option<&'a Sockets>,
+    /// Ways to make a descriptor that the probes do not see.
+    pub unseen_kinds: Vec<String>,
+    /// Turns a histogram into its form in the report.
+    pub hist: fn(&Histogram) -> Hist,
+    /// Names a stack as the report does.
+    pub stack_key: &'a dyn Fn(StackId) -> StackKey,
+}
+
+/// What a row's open descriptors are like.
+#[derive(Default)]
+struct Survivors {
+    by_quarter: [u64; 4],
+    old: u64,
+    age: Histogram,
+    /// Birth (0 before tracing) and number, oldest first.
+    oldest: Vec<(u64, i32)>,
+    before_closed: u64,
+}
+
+impl FdTable {
+    /// The section `fds`: counts since the table's start, rows most suspect first.
+    ///
+    /// `kinds` counts births, and those open at the start; `age` leaves out those whose birth was not seen.
+    pub fn report(&self, input: &ReportInput<'_>) -> Fds {
+        let survivors = self.survivors(input);
+        let mut by_stack: Vec<FdStack> = self
+            .rows
+            .iter()
+            .zip(&survivors)
+            .map(|(row, left)| self.row_report(row, left, input))
+            .collect();
+        by_stack.retain(|row| row.opened + row.live_at_start > 0);
+        by_stack.sort_by(|a, b| {
+            suspicion(a.verdict)
+                .cmp(&suspicion(b.verdict))
+                .then(b.growth_per_s.total_cmp(&a.growth_per_s))
+                .then(b.live.cmp(&a.live))
+                .then(b.opened.cmp(&a.opened))
+        });
+        let open_at_end = self.kernel_open.unwrap_or(self.live.len() as u64);
+        Fds {
+            open_at_start: self.total.at_start,
+            open_at_end,
+            limit: input.limit,
+            opened: self.opened,
+            closed: self.closed,
+            time_to_limit_ns: self.time_to_limit(&by_stack, open_at_end, input),
+            unseen_births: self.unseen_births,
+            unseen_deaths: self.unseen_deaths,
+            unseen_kinds: input.unseen_kinds.clone(),
+            by_stack,
+        }
+    }
+
+    /// Inodes of the sockets that [`FdTable::report`] would name as examples with this scan: what to ask
+    /// [`Sockets::of_only`] for.
+    pub fn example_inodes(&self, input: &ReportInput<'_>) -> rustc_hash::FxHashSet<u64> {
+        self.survivors(input)
+            .iter()
+            .flat_map(|left| &left.oldest)
+            .filter_map(|&(_, fd)| self.entry(fd, input.scan)?.inode)
+            .collect()
+    }
+
+    fn survivors(&self, input: &ReportInput<'_>) -> Vec<Survivors> {
+        let mut all: Vec<Survivors> = self.rows.iter().map(|_| Survivors::default()).collect();
+        let start_ns = self.timeline.start_ns().unwrap_or(input.now_ns);
+        let window_ns = input.now_ns.saturating_sub(start_ns);
+        let suspect_ns = input.older_ns.unwrap_or(window_ns / 4);
+        for (&fd, live) in &self.live {
+            let left = &mut all[live.row as usize];
+            let born_ns = if live.origin == Origin::Seed {
+                0
+            } else {
+                live.birth_ns
+            };
+            let at = left.oldest.partition_point(|&other| other < (born_ns, fd));
+            if at < MAX_EXAMPLES {
+                left.oldest.insert(at, (born_ns, fd));
+                left.oldest.truncate(MAX_EXAMPLES);
+            }
+            if live.origin == Origin::Seed {
+                continue;
+            }
+            let age = input.now_ns.saturating_sub(born_ns);
+            let into = u128::from(born_ns.saturating_sub(start_ns));
+            left.by_quarter[(into * 4 / u128::from(window_ns.max(1))).min(3) as usize] += 1;
+            left.old += u64::from(age >= suspect_ns);
+            if live.origin == Origin::Event {
+                left.age.record(age);
+            }
+        }
+        for (row, left) in self.rows.iter().zip(&mut all) {
+            left.before_closed = row
+                .kinds
+                .keys()
+                .filter_map(|kind| self.before_closed.get(kind))
+                .sum();
+        }
+        all
+    }
+
+    fn row_report(&self, row: &Row, left: &Survivors, input: &ReportInput<'_>) -> FdStack {
+        let shape = row.series.shape(&self.timeline, input.now_ns);
+        let suspect_ns = input.older_ns.unwrap_or(shape.window_ns / 4);
+        let (verdict, confidence) = verdict::judge(&Evidence {
+            complete: self.incomplete.is_empty() && row.key != RowKey::Folded,
+            mixed: matches!(row.key, RowKey::Unseen | RowKey::Stack(StackId::NONE)),
+            opened: row.series.opened,
+            closed: row.series.closed,
+            at_start: row.series.at_start,
+            live: row.series.live(),
+            shape,
+            survivors: left.by_quarter,
+            old: left.old,
+            late_deaths: row.died_at(suspect_ns),
+            before_closed: left.before_closed,
+        });
+        let (stack, without_stack) = match row.key {
+            RowKey::Stack(StackId::NONE) => (None, Some("stack_lost")),
+            RowKey::Stack(stack) => (Some((input.stack_key)(stack)), None),
+            RowKey::BeforeAttach => (None, Some("before_attach")),
+            RowKey::Unseen => (None, Some("unseen")),
+            RowKey::Folded => (None, Some("folded")),
+        };
+        FdStack {
+            pid: self.tgid,
+            stack,
+            without_stack: without_stack.map(str::to_owned),
+            call: row
+                .calls
+                .iter()
+                .max_by_key(|call| call.1)
+                .and_then(|call| births::call_name(call.0)),
+            kinds: row.kinds.clone(),
+            opened: row.series.opened,
+            closed: row.series.closed,
+            live: row.series.live(),
+            live_at_start: row.series.at_start,
+            verdict,
+            confidence,
+            growth_per_s: shape.slope_per_s,
+            period_ns: None,
+            age: (input.hist)(&left.age),
+            examples: left
+                .oldest
+                .iter()
+                .map(|&(_, fd)| self.example(fd, input))
+                .collect(),
+        }
+    }
+
+    fn example(&self, fd: i32, input: &ReportInput<'_>) -> FdExample {
+        let entry = self.entry(fd, input.scan);
+        let socket = entry.and_then(|entry| input.sockets?.get(entry.inode?));
+        let born_ns = self
+            .live
+            .get(&fd)
+            .filter(|live| live.origin == Origin::Event)
+            .map(|live| live.birth_ns);
+        FdExample {
+            fd,
+            target: entry.and_then(|entry| entry.target.clone()),
+            local: socket.and_then(|socket| socket.local.clone()),
+            peer: socket.and_then(|socket| socket.peer.clone()),
+            tcp_state: socket.and_then(|socket| socket.tcp_state).map(str::to_owned),
+            unread_bytes: socket.and_then(|socket| socket.unread_bytes),
+            age_ns: born_ns.map(|born_ns| input.now_ns.saturating_sub(born_ns)),
+        }
+    }
+
+    /// What the scan says about a descriptor, unless it was born since: the number may have meant another.
+    fn entry<'a>(&self, fd: i32, scan: Option<&'a FdScan>) -> Option<&'a FdEntry> {
+        let scan = scan?;
+        let at = scan.entries.binary_search_by_key(&fd, |entry| entry.fd).ok()?;
+        let born_later = |live: &Live| live.origin == Origin::Event && live.birth_ns >= scan.started_ns;
+        (!self.live.get(&fd).is_some_and(born_later)).then(|| &scan.entries[at])
+    }
+
+    /// Time until the limit, when the whole table grows steadily and some row is to blame.
+    fn time_to_limit(&self, rows: &[FdStack], open: u64, input: &ReportInput<'_>) -> Option<u64> {
+        let limit = input.limit?;
+        let shape = self.total.shape(&self.timeline, input.now_ns);
+        let blamed = rows
+            .iter()
+            .any(|row| matches!(row.verdict, Verdict::Leaking | Verdict::Growing));
+        if !blamed || !verdict::rising(&shape) || shape.slope_per_s <= 0.0 || !self.incomplete.is_empty() {
+            return None;
+        }
+        let left_ns = limit.saturating_sub(open) as f64 / shape.slope_per_s * 1e9;
+        // A time that does not fit is none that matters.
+        (left_ns < (1_u64 << 63) as f64).then_some(left_ns as u64)
+    }
+}
+
+impl Row {
+    /// Deaths at an age of `ns` or more; of the power of two that `ns` falls into all count.
+    fn died_at(&self, ns: u64) -> u64 {
+        self.lifetimes[63 - (ns | 1).leading_zeros() as usize..]
+            .iter()
+            .map(|&number| u64::from(number))
+            .sum()
+    }
+}
+
+const fn suspicion(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Leaking => 0,
+        Verdict::Growing => 1,
+        Verdict::Unknown | Verdict::Pool | Verdict::Steady | Verdict::Churn => 2,
+    }
+}

@@ -1,0 +1,295 @@
+//! Live descriptors over time, bounded: at most [`MAX_SAMPLES`] samples, halved in resolution when full.
+//!
+//! A sample keeps the lowest and highest number since the sample before it, so a dip between two samples is never
+//! lost, however coarse the series has become: what was drained once cannot look like growth.
+
+/// Most samples kept.
+pub(super) const MAX_SAMPLES: usize = 240;
+/// Most points that a slope is taken over: its cost is quadratic.
+const SLOPE_POINTS: usize = 48;
+
+/// When the samples of all series of one table were taken.
+#[derive(Clone, Debug)]
+pub(super) struct Timeline {
+    times: Vec<u64>,
+    start_ns: Option<u64>,
+    /// One of so many snapshots is kept.
+    stride: u32,
+    skipped: u32,
+}
+
+/// What a snapshot asks of every series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Take {
+    /// Nothing: between two samples.
+    Skip,
+    /// Add a sample.
+    Sample,
+    /// Halve, then add a sample.
+    Halve,
+}
+
+impl Timeline {
+    pub(super) const fn new() -> Self {
+        Self {
+            times: Vec::new(),
+            start_ns: None,
+            stride: 1,
+            skipped: 0,
+        }
+    }
+
+    /// Notes that something happened at `ns`; the first call sets the start.
+    pub(super) fn begin(&mut self, ns: u64) {
+        self.start_ns.get_or_insert(ns);
+    }
+
+    pub(super) const fn start_ns(&self) -> Option<u64> {
+        self.start_ns
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    pub(super) fn take(&mut self, now_ns: u64) -> Take {
+        self.begin(now_ns);
+        if self.times.last().is_some_and(|&last| now_ns <= last) {
+            return Take::Skip;
+        }
+        self.skipped += 1;
+        if self.skipped < self.stride {
+            return Take::Skip;
+        }
+        self.skipped = 0;
+        let take = if self.times.len() >= MAX_SAMPLES {
+            keep_odd(&mut self.times);
+            self.stride = self.stride.saturating_mul(2);
+            Take::Halve
+        } else {
+            Take::Sample
+        };
+        self.times.push(now_ns);
+        take
+    }
+}
+
+/// Keeps the later one of each pair.
+fn keep_odd<T>(list: &mut Vec<T>) {
+    let mut at = 0;
+    list.retain(|_| {
+        at += 1;
+        at % 2 == 0
+    });
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sample {
+    live: u32,
+    low: u32,
+    high: u32,
+}
+
+/// One series: descriptors of one stack, or of the whole table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Series {
+    /// Births since the start.
+    pub(super) opened: u64,
+    /// Deaths since the start.
+    pub(super) closed: u64,
+    /// Open at the start.
+    pub(super) at_start: u64,
+    low: u64,
+    high: u64,
+    samples: Vec<Sample>,
+}
+
+impl Series {
+    /// A series without descriptors until now, on a timeline that already has `len` samples.
+    pub(super) fn new(len: usize) -> Self {
+        Self {
+            samples: vec![Sample::default(); len],
+            ..Self::default()
+        }
+    }
+
+    pub(super) const fn live(&self) -> u64 {
+        (self.at_start + self.opened).saturating_sub(self.closed)
+    }
+
+    pub(super) fn born(&mut self) {
+        self.opened += 1;
+        self.high = self.high.max(self.live());
+    }
+
+    pub(super) fn died(&mut self) {
+        self.closed += 1;
+        self.low = self.low.min(self.live());
+    }
+
+    /// One that was open at the start.
+    pub(super) fn seeded(&mut self) {
+        self.at_start += 1;
+        (self.low, self.high) = (self.live(), self.live());
+    }
+
+    /// One thought open at the start was born after it.
+    pub(super) fn unseeded(&mut self) {
+        self.at_start = self.at_start.saturating_sub(1);
+        self.low = self.low.min(self.live());
+    }
+
+    pub(super) fn sample(&mut self, take: Take) {
+        if take == Take::Skip {
+            return;
+        }
+        if take == Take::Halve {
+            for pair in self.samples.chunks_exact_mut(2) {
+                pair[1].low = pair[1].low.min(pair[0].low);
+                pair[1].high = pair[1].high.max(pair[0].high);
+            }
+            keep_odd(&mut self.samples);
+        }
+        self.samples.push(self.now());
+        (self.low, self.high) = (self.live(), self.live());
+    }
+
+    fn now(&self) -> Sample {
+        let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        Sample {
+            live: short(self.live()),
+            low: short(self.low),
+            high: short(self.high),
+        }
+    }
+
+    /// The shape of the series from the timeline's start to `now_ns`.
+    pub(super) fn shape(&self, line: &Timeline, now_ns: u64) -> Shape {
+        let start_ns = line.start_ns.unwrap_or(now_ns);
+        let window_ns = now_ns.saturating_sub(start_ns);
+        let mut points: Vec<(u64, Sample)> = line
+            .times
+            .iter()
+            .copied()
+            .zip(self.samples.iter().copied())
+            .filter(|&(ns, _)| ns < now_ns)
+            .collect();
+        points.push((now_ns, self.now()));
+        let mut shape = Shape {
+            window_ns,
+            floors: [u64::MAX; 4],
+            ..Shape::default()
+        };
+        let mut seen = [0_usize; 4];
+        for &(ns, sample) in &points {
+            let into = u128::from(ns.saturating_sub(start_ns));
+            // An interval that straddles two quarters counts for the later one: there its low is a stricter floor.
+            let quarter = (into.saturating_sub(1) * 4 / u128::from(window_ns.max(1))).min(3) as usize;
+            seen[quarter] += 1;
+            shape.floors[quarter] = shape.floors[quarter].min(sample.low.into());
+            shape.ends[quarter] = sample.live.into();
+            shape.peaks[quarter] = shape.peaks[quarter].max(sample.high.into());
+        }
+        shape.enough = seen.iter().all(|&number| number >= 2);
+        shape.slope_per_s = slope(&points);
+        shape
+    }
+}
+
+/// What a series looked like in each quarter of its window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shape {
+    /// Length of the window.
+    pub(super) window_ns: u64,
+    /// Lowest number in each quarter.
+    pub(super) floors: [u64; 4],
+    /// Highest number in each quarter.
+    pub(super) peaks: [u64; 4],
+    /// Number at the end of each quarter.
+    pub(super) ends: [u64; 4],
+    /// Each quarter has samples enough to speak of.
+    pub(super) enough: bool,
+    /// Theil–Sen slope of the live number.
+    pub(super) slope_per_s: f64,
+}
+
+/// Theil–Sen: the median of the slopes between all pairs of points; up to 29 % of wild points do not move it.
+fn slope(points: &[(u64, Sample)]) -> f64 {
+    let step = points.len().div_ceil(SLOPE_POINTS).max(1);
+    let chosen: Vec<_> = points.iter().rev().step_by(step).collect();
+    let mut slopes = Vec::with_capacity(chosen.len() * chosen.len() / 2);
+    for (at, later) in chosen.iter().enumerate() {
+        for earlier in &chosen[at + 1..] {
+            let ns = later.0.saturating_sub(earlier.0);
+            if ns > 0 {
+                let rise = f64::from(later.1.live) - f64::from(earlier.1.live);
+                slopes.push(rise * 1e9 / ns as f64);
+            }
+        }
+    }
+    if slopes.is_empty() {
+        return 0.0;
+    }
+    let middle = slopes.len() / 2;
+    *slopes.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn halving_keeps_dips_and_bounds() {
+        let (mut line, mut series) = (Timeline::new(), Series::new(0));
+        line.begin(1);
+        for _ in 0..10 {
+            series.born();
+        }
+        for at in 1..=10_000_u64 {
+            if at == 4_000 {
+                for _ in 0..10 {
+                    series.died();
+                }
+                for _ in 0..10 {
+                    series.born();
+                }
+            }
+            series.sample(line.take(at * SECOND));
+            assert!(line.len() <= MAX_SAMPLES && series.samples.len() == line.len());
+        }
+        let shape = series.shape(&line, 10_000 * SECOND + 1);
+        assert!(shape.enough);
+        assert_eq!(shape.floors, [0, 0, 10, 10]);
+        assert_eq!(shape.ends, [10; 4]);
+    }
+
+    #[test]
+    fn the_slope_withstands_outliers() {
+        let (mut line, mut series) = (Timeline::new(), Series::new(0));
+        line.begin(0);
+        for at in 1..=100_u64 {
+            series.born();
+            series.born();
+            if at % 10 == 0 {
+                // A burst that is gone by the next sample.
+                series.opened += 1000;
+            }
+            series.sample(line.take(at * SECOND));
+            if at % 10 == 0 {
+                series.opened -= 1000;
+            }
+        }
+        let slope = series.shape(&line, 100 * SECOND).slope_per_s;
+        assert!((slope - 2.0).abs() < 0.2, "{slope}");
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_adds_nothing() {
+        let mut line = Timeline::new();
+        assert_eq!(line.take(5), Take::Sample);
+        assert_eq!(line.take(5), Take::Skip);
+        assert_eq!(line.take(4), Take::Skip);
+    }
+}
