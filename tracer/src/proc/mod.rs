@@ -1,1 +1,3 @@
-//! proc
+//! What /proc says about a process.
+
+pub mod maps;
