@@ -1,5 +1,9 @@
 //! Readers of `/proc`: hostile input, read with bounds.
 
 pub mod fd;
+pub mod host;
 pub mod limits;
+pub mod maps;
+pub mod sched;
 pub mod sockets;
+pub mod target;

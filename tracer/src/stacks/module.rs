@@ -1,0 +1,196 @@
+//! Files that code comes from, shared by all processes that map them.
+
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::cfi::Cfi;
+use super::elf::{Elf, Image as _};
+use super::row::{Row, Rows, Rule};
+use crate::proc::maps::Map;
+
+/// Files held open. Each costs a descriptor for the life of the run.
+const MAX_MODULES: usize = 1 << 14;
+/// Unwind sections held in memory, of all files together.
+const MAX_CFI_BYTES: usize = 1 << 30;
+/// Addresses whose row is kept, per file; when full the cache starts anew.
+const MAX_CACHED: usize = 1 << 17;
+/// `mov $15, %rax; syscall`: what a signal handler returns to, and how it is known without CFI.
+const SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+
+/// A file (or the vdso) that is mapped by some process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModuleId(pub(super) u32);
+
+/// How to go on from an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// By the row of that number.
+    Row(u32),
+    /// There are no rules for it.
+    None,
+    /// There are, but they are not understood.
+    Bad,
+}
+
+/// One file.
+pub(super) struct Module {
+    pub(super) path: Arc<str>,
+    pub(super) file: File,
+    pub(super) elf: Elf,
+    cfi: RefCell<Option<Cfi>>,
+    rows: FxHashMap<u64, Lookup>,
+}
+
+impl Module {
+    /// A path that opens the file even when it has been replaced or deleted, as long as we run.
+    pub(super) fn open_path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+
+    /// First address of the function (by its unwind entry) that holds `vaddr`.
+    pub(super) fn function_start(&self, vaddr: u64) -> Option<u64> {
+        let mut cfi = self.cfi.borrow_mut();
+        Some(cfi.get_or_insert_with(|| Cfi::read(&self.file, &self.elf)).find(vaddr)?.start)
+    }
+
+    /// `len` bytes of the file at a virtual address.
+    pub(super) fn text(&self, vaddr: u64, len: u64) -> Option<Vec<u8>> {
+        let (offset, have) = self.elf.file_offset(vaddr)?;
+        self.file.read_at(offset, len.min(have))
+    }
+}
+
+/// What names a file: the same bytes as far as can be told without reading them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// All files.
+#[derive(Default)]
+pub(super) struct Modules {
+    list: Vec<Module>,
+    /// None: a file without code that can be unwound.
+    ids: FxHashMap<Key, Option<ModuleId>>,
+    vdso: FxHashMap<Vec<u8>, Option<ModuleId>>,
+    cfi_bytes: usize,
+    pub(super) rows: Rows,
+}
+
+impl Modules {
+    pub(super) fn get(&self, id: ModuleId) -> Option<&Module> {
+        self.list.get(id.0 as usize)
+    }
+
+    /// Opens the file behind a mapping. `Ok(None)`: it is no ELF file.
+    pub(super) fn open(&mut self, tgid: u32, map: &Map) -> io::Result<Option<ModuleId>> {
+        let file = open_mapped(tgid, map)?;
+        let stat = file.metadata()?;
+        let modified = (stat.mtime(), stat.mtime_nsec());
+        let key = Key { device: stat.dev(), inode: stat.ino(), size: stat.size(), modified };
+        if let Some(&id) = self.ids.get(&key) {
+            return Ok(id);
+        }
+        let name = map.name.strip_suffix(" (deleted)").unwrap_or(&map.name);
+        let id = self.add(name.into(), file);
+        self.ids.insert(key, id);
+        Ok(id)
+    }
+
+    /// Adds a vdso, read from a process. It gets a file in memory, so that it is like all others from here on.
+    pub(super) fn add_vdso(&mut self, image: Vec<u8>) -> io::Result<Option<ModuleId>> {
+        if let Some(&id) = self.vdso.get(&image) {
+            return Ok(id);
+        }
+        // SAFETY: the name is a C string; a new descriptor is returned, or -1.
+        let fd = unsafe { libc::memfd_create(c"vdso".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that was just made, owned by nobody else.
+        let mut file = unsafe { File::from_raw_fd(fd) };
+        file.write_all(&image)?;
+        let id = self.add("[vdso]".into(), file);
+        if self.vdso.len() < 64 {
+            self.vdso.insert(image, id);
+        }
+        Ok(id)
+    }
+
+    fn add(&mut self, path: Arc<str>, file: File) -> Option<ModuleId> {
+        let id = ModuleId(self.list.len() as u32);
+        if self.list.len() >= MAX_MODULES {
+            return None;
+        }
+        let elf = Elf::parse(&file)?;
+        self.list.push(Module { path, file, elf, cfi: RefCell::default(), rows: FxHashMap::default() });
+        Some(id)
+    }
+
+    /// Rules at a virtual address of a file.
+    pub(super) fn lookup(&mut self, id: ModuleId, vaddr: u64) -> Lookup {
+        let Self { list, cfi_bytes, rows, .. } = self;
+        let Some(module) = list.get_mut(id.0 as usize) else { return Lookup::None };
+        if let Some(&lookup) = module.rows.get(&vaddr) {
+            return lookup;
+        }
+        let cfi = module.cfi.get_mut();
+        if cfi.is_none() {
+            if *cfi_bytes >= MAX_CFI_BYTES {
+                return Lookup::None;
+            }
+            let read = Cfi::read(&module.file, &module.elf);
+            *cfi_bytes += read.size();
+            *cfi = Some(read);
+        }
+        let found = cfi.as_mut().and_then(|c| c.find(vaddr));
+        let lookup = match found {
+            Some(found) => found.row.and_then(|row| rows.intern(row)).map_or(Lookup::Bad, Lookup::Row),
+            // After a return address the lookup is one byte early.
+            None if [vaddr, vaddr.wrapping_add(1)].iter().any(|&a| module.text(a, 9).as_deref() == Some(&SIGRETURN)) => {
+                rows.intern(sigreturn_row()).map_or(Lookup::Bad, Lookup::Row)
+            }
+            None => Lookup::None,
+        };
+        if module.rows.len() >= MAX_CACHED {
+            module.rows.clear();
+        }
+        module.rows.insert(vaddr, lookup);
+        lookup
+    }
+}
+
+/// Where the kernel keeps the interrupted registers: `struct rt_sigframe`, seen from its `uc` (sp after the handler's `ret`).
+fn sigreturn_row() -> Row {
+    // uc_mcontext lies 40 bytes into ucontext: r8–r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
+    const ORDER: [u8; 16] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7];
+    let slot = |at: usize| Rule::AtRegister(7, 40 + 8 * at as i32);
+    let mut saved: Vec<_> = ORDER.iter().enumerate().map(|(at, &register)| (register, slot(at))).collect();
+    saved.sort_by_key(|s| s.0);
+    Row { cfa: slot(15), return_address: slot(16), saved: saved.into(), signal: true }
+}
+
+/// Opens the file of a mapping: the very one, if the kernel lets us; else the one at its path if it has that inode.
+fn open_mapped(tgid: u32, map: &Map) -> io::Result<File> {
+    // Opening a device can do anything, so only its path is touched until it is known to be a regular file.
+    let regular = |path: &str| {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from(io::ErrorKind::InvalidInput)) }
+    };
+    let exact = regular(&format!("/proc/{tgid}/map_files/{:x}-{:x}", map.start, map.end));
+    let file = exact.or_else(|_| {
+        let found = regular(&format!("/proc/{tgid}/root{}", map.name)).or_else(|_| regular(&map.name))?;
+        if found.metadata()?.ino() == map.inode { Ok(found) } else { Err(io::Error::from(io::ErrorKind::NotFound)) }
+    })?;
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}

@@ -1,0 +1,186 @@
+//! One process's address space: which file and which rules belong to an address.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::memory;
+use super::module::{Lookup, ModuleId, Modules};
+use crate::proc::maps::{self, Map};
+
+/// Mappings are not read again sooner than this, whatever addresses turn up.
+const READ_INTERVAL: Duration = Duration::from_millis(50);
+/// Addresses whose rules are kept per process; when full the cache starts anew.
+const MAX_CACHED: usize = 1 << 16;
+/// The vdso is two to four pages.
+const MAX_VDSO: u64 = 64 << 10;
+
+/// Counted reasons.
+pub(super) type Failures = BTreeMap<&'static str, u64>;
+
+/// What lies at a code address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    /// A file's code at a virtual address, and its rules.
+    File { module: ModuleId, bias: u64, lookup: Lookup },
+    /// Executable memory without a file that says anything: a JIT's.
+    Anonymous,
+    /// Not executable, or not mapped.
+    No,
+}
+
+/// A file behind a mapping, opened when first needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Unopened,
+    Not,
+    Module(ModuleId, u64),
+}
+
+/// An address space.
+#[derive(Clone, Default)]
+pub(super) struct Space {
+    pub(super) maps: Arc<Vec<Map>>,
+    slots: Vec<Slot>,
+    code: FxHashMap<u64, Code>,
+    read_at: Option<Instant>,
+}
+
+impl Space {
+    /// As a forked child has it: the same mappings.
+    pub(super) fn fork(&self) -> Self {
+        Self { maps: Arc::clone(&self.maps), slots: self.slots.clone(), code: FxHashMap::default(), read_at: None }
+    }
+
+    /// Forgets what only unwinding needs.
+    pub(super) fn freeze(&mut self) {
+        self.code = FxHashMap::default();
+    }
+
+    /// Has new mappings: the next unknown address reads them at once.
+    pub(super) fn invalidate(&mut self) {
+        self.read_at = None;
+        self.code.clear();
+    }
+
+    /// What lies at `address`.
+    pub(super) fn code(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) -> Code {
+        if let Some(&code) = self.code.get(&address) {
+            return code;
+        }
+        let mut code = self.look(tgid, address, modules, failures);
+        if code == Code::No && self.refresh(tgid, failures) {
+            code = self.look(tgid, address, modules, failures);
+        }
+        if code != Code::No {
+            if self.code.len() >= MAX_CACHED {
+                self.code.clear();
+            }
+            self.code.insert(address, code);
+        }
+        code
+    }
+
+    fn look(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) -> Code {
+        let Some(at) = maps::find(&self.maps, address) else { return Code::No };
+        if !self.maps.get(at).is_some_and(|m| m.exec) {
+            return Code::No;
+        }
+        match self.module(tgid, at, modules, failures) {
+            Some((module, bias)) => {
+                Code::File { module, bias, lookup: modules.lookup(module, address.wrapping_sub(bias)) }
+            }
+            None => Code::Anonymous,
+        }
+    }
+
+    /// The file behind a mapping and its bias.
+    fn module(&mut self, tgid: u32, at: usize, modules: &mut Modules, failures: &mut Failures) -> Option<(ModuleId, u64)> {
+        let (slot, map) = (self.slots.get_mut(at)?, self.maps.get(at)?);
+        if *slot == Slot::Unopened {
+            *slot = open(tgid, map, modules).unwrap_or_else(|_| {
+                *failures.entry("file_unreadable").or_default() += 1;
+                Slot::Not
+            });
+        }
+        if let Slot::Module(id, bias) = *slot { Some((id, bias)) } else { None }
+    }
+
+    /// Reads the mappings again unless that was just done. Whether they changed.
+    fn refresh(&mut self, tgid: u32, failures: &mut Failures) -> bool {
+        if self.read_at.is_some_and(|at| at.elapsed() < READ_INTERVAL) {
+            return false;
+        }
+        self.read_at = Some(Instant::now());
+        // A process that has gone keeps the mappings it had.
+        let fresh = match maps::read(tgid) {
+            Ok(fresh) if !fresh.is_empty() => fresh,
+            _ => {
+                *failures.entry("maps_unreadable").or_default() += 1;
+                return false;
+            }
+        };
+        if fresh == *self.maps {
+            return false;
+        }
+        let kept: FxHashMap<_, _> = self.maps.iter().zip(&self.slots).map(|(m, s)| ((m.start, m.offset, m.inode), s)).collect();
+        self.slots = fresh
+            .iter()
+            .map(|m| kept.get(&(m.start, m.offset, m.inode)).map_or(Slot::Unopened, |&&s| s))
+            .collect();
+        self.maps = Arc::new(fresh);
+        self.code.clear();
+        true
+    }
+
+    /// The file that holds `address`, with its bias, if it was opened for code: for data the nearest mapping below counts
+    /// too, as `.bss` continues in anonymous memory after the file's last page.
+    pub(super) fn data_module(&self, address: u64, modules: &Modules) -> Option<(ModuleId, u64)> {
+        let at = maps::find(&self.maps, address)?;
+        let map = self.maps.get(at)?;
+        let file = if map.is_file() {
+            map
+        } else {
+            self.maps.get(..at)?.iter().rev().take(2).find(|m| m.is_file())?
+        };
+        // Segments of one file lie together; one of them is code that was on a stack, or is opened now.
+        let same = |m: &Map| m.inode == file.inode && m.device == file.device && m.name == file.name;
+        let (id, bias) = self.maps.iter().zip(&self.slots).find_map(|(m, s)| match *s {
+            Slot::Module(id, bias) if same(m) => Some((id, bias)),
+            _ => None,
+        })?;
+        let vaddr = address.wrapping_sub(bias);
+        let loads = &modules.get(id)?.elf.segments;
+        let inside = |s: &super::elf::Segment| vaddr.checked_sub(s.vaddr).is_some_and(|o| o < s.memory_size);
+        loads.iter().any(inside).then_some((id, bias))
+    }
+
+    /// Opens the code of the file that holds or precedes `address`, so that [`Self::data_module`] finds it.
+    pub(super) fn open_for_data(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) {
+        if maps::find(&self.maps, address).is_none() {
+            self.refresh(tgid, failures);
+        }
+        let Some(at) = maps::find(&self.maps, address) else { return };
+        let file = self.maps.get(..=at).and_then(|m| m.iter().rev().take(3).find(|m| m.is_file())).cloned();
+        let Some(file) = file else { return };
+        let code = self.maps.iter().position(|m| m.exec && m.inode == file.inode && m.device == file.device);
+        if let Some(code) = code {
+            self.module(tgid, code, modules, failures);
+        }
+    }
+}
+
+fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {
+    let id = if &*map.name == "[vdso]" {
+        let image = memory::read(tgid, map.start, (map.end - map.start).min(MAX_VDSO) as usize);
+        modules.add_vdso(image.ok_or(std::io::ErrorKind::NotFound)?)?
+    } else if map.is_file() {
+        modules.open(tgid, map)?
+    } else {
+        None
+    };
+    let bias = |id| modules.get(id)?.elf.bias(map.start, map.offset, map.exec);
+    Ok(id.and_then(|id| Some(Slot::Module(id, bias(id)?))).unwrap_or(Slot::Not))
+}

@@ -1,0 +1,195 @@
+//! Walks a stack from its leaf to its bottom.
+
+use tracer_ebpf::wire::Regs;
+
+use super::memory::Copied;
+use super::module::{Lookup, ModuleId, Modules};
+use super::row::{Fault, Memory, PRESERVED, RBP, RIP, RSP, Registers, Row};
+use super::space::{Code, Failures, Space};
+use super::{End, Frame, MAX_FRAMES};
+
+/// Handlers nested in handlers; each may switch to another stack, which a loop could abuse.
+const MAX_SIGNALS: u32 = 16;
+/// A frameless function that only makes a system call is shorter than this.
+const MAX_STUB: u64 = 512;
+
+/// A walk in progress.
+pub(super) struct Walk<'a, M> {
+    pub(super) tgid: u32,
+    pub(super) space: &'a mut Space,
+    pub(super) modules: &'a mut Modules,
+    pub(super) failures: &'a mut Failures,
+    pub(super) memory: &'a mut M,
+    pub(super) frames: &'a mut Vec<Frame>,
+}
+
+/// One step's outcome, when it is not the end.
+struct Step {
+    registers: Registers,
+    /// The caller called, so its address is the one after the call.
+    called: bool,
+    guessed: bool,
+}
+
+impl<M: Memory> Walk<'_, M> {
+    /// Collects frames from `regs` on, and says why it ended.
+    pub(super) fn run(&mut self, regs: &Regs) -> End {
+        let mut registers = Registers { value: [0; 17], known: (1 << 17) - 1 };
+        for (to, from) in registers.value.iter_mut().zip(regs.gp) {
+            *to = from;
+        }
+        registers.value[RSP] = regs.sp;
+        registers.value[RIP] = regs.ip;
+        let (mut called, mut guessed, mut signals) = (false, false, 0);
+        loop {
+            if self.frames.len() >= MAX_FRAMES {
+                return End::TooDeep;
+            }
+            let pc = registers.value[RIP];
+            // The call before a return address may be the last instruction of its function.
+            let code = self.code(pc.wrapping_sub(u64::from(called)));
+            let leaf = self.frames.is_empty();
+            if code == Code::No && !leaf {
+                // An address that is not code was never a frame.
+                return End::BadCfi;
+            }
+            self.push(pc, code, called, guessed);
+            let step = match code {
+                Code::File { lookup: Lookup::Row(row), .. } => self.by_row(row, &registers, leaf),
+                Code::File { lookup: Lookup::Bad, .. } => Err(End::BadCfi),
+                Code::File { module, bias, .. } => self.by_pointer(&registers, leaf, Some((module, bias))),
+                Code::Anonymous => self.by_pointer(&registers, leaf, None),
+                Code::No => Err(End::NoCfi),
+            };
+            match step {
+                Err(end) => return end,
+                Ok(step) => (registers, called, guessed) = (step.registers, step.called, step.guessed),
+            }
+            if !called {
+                signals += 1;
+                if signals > MAX_SIGNALS {
+                    return End::TooDeep;
+                }
+            }
+            if registers.value[RIP] == 0 {
+                return End::Complete;
+            }
+        }
+    }
+
+    fn code(&mut self, address: u64) -> Code {
+        self.space.code(self.tgid, address, self.modules, self.failures)
+    }
+
+    fn push(&mut self, pc: u64, code: Code, called: bool, guessed: bool) {
+        let (module, offset) = match code {
+            Code::File { module, bias, .. } => (Some(module), pc.wrapping_sub(bias)),
+            _ => (None, 0),
+        };
+        self.frames.push(Frame { module, address: pc, offset, return_address: called, guessed });
+    }
+
+    fn by_row(&mut self, row: u32, callee: &Registers, leaf: bool) -> Result<Step, End> {
+        let Self { modules, memory, .. } = self;
+        let row: &Row = modules.rows.get(row).ok_or(End::BadCfi)?;
+        let cfa = row.cfa.apply(RSP, callee, 0, *memory).map_err(End::from)?.ok_or(End::BadCfi)?;
+        let mut registers = callee.clone();
+        if !row.signal {
+            registers.known &= PRESERVED;
+        }
+        registers.set(RSP, Some(cfa));
+        for (register, rule) in &row.saved {
+            let register = usize::from(*register);
+            // A register that cannot be had is lost, which is an error only where it is needed.
+            let value = match rule.apply(register, callee, cfa, *memory) {
+                Ok(value) => value,
+                Err(Fault::Beyond) if PRESERVED & 1 << register != 0 => return Err(End::Truncated),
+                Err(_) => None,
+            };
+            registers.set(register, value);
+        }
+        let Some(ip) = row.return_address.apply(RIP, callee, cfa, *memory).map_err(End::from)? else {
+            return Err(End::Complete);
+        };
+        registers.set(RIP, Some(ip));
+        let sp = registers.get(RSP).map_err(End::from)?;
+        let rises = sp > callee.value[RSP] || (leaf && sp == callee.value[RSP]);
+        if !row.signal && !rises {
+            return Err(End::BadCfi);
+        }
+        Ok(Step { registers, called: !row.signal, guessed: false })
+    }
+
+    /// Without rules: by frame pointer, and only if all that it leads to looks like a frame.
+    fn by_pointer(&mut self, callee: &Registers, leaf: bool, file: Option<(ModuleId, u64)>) -> Result<Step, End> {
+        let lost = if file.is_some() { End::NoCfi } else { End::Jit };
+        if leaf && let Some((module, bias)) = file {
+            if let Some(step) = self.stub(callee, module, bias) {
+                return Ok(step);
+            }
+        }
+        let (sp, frame) = (callee.value[RSP], callee.get(RBP).map_err(|_| lost)?);
+        if frame == 0 && !leaf {
+            // The mark that the ABI gives the outermost frame.
+            return Err(End::Complete);
+        }
+        if frame < sp || frame % 8 != 0 {
+            return Err(lost);
+        }
+        let word = |memory: &mut M, address| {
+            memory.word(address).map_err(|fault| if fault == Fault::Beyond { End::Truncated } else { lost })
+        };
+        let saved = word(self.memory, frame)?;
+        let ip = word(self.memory, frame.checked_add(8).ok_or(lost)?)?;
+        let end = ip == 0;
+        if !end && (self.code(ip.wrapping_sub(1)) == Code::No || (saved != 0 && saved <= frame && file.is_none())) {
+            return Err(lost);
+        }
+        let mut registers = callee.clone();
+        // Only what this frame saved is known of its caller.
+        registers.known = 1 << RSP | 1 << RBP | 1 << RIP;
+        registers.value[RSP] = frame.checked_add(16).ok_or(lost)?;
+        registers.value[RBP] = saved;
+        registers.value[RIP] = ip;
+        Ok(Step { registers, called: true, guessed: true })
+    }
+
+    /// A function that only makes a system call and has neither frame nor rules (Go's): the word at sp is its return
+    /// address *if* a direct call that leads here stands before it, which proves it.
+    fn stub(&mut self, callee: &Registers, module: ModuleId, bias: u64) -> Option<Step> {
+        let (pc, sp) = (callee.value[RIP], callee.value[RSP]);
+        let vaddr = pc.wrapping_sub(bias);
+        let text = |modules: &Modules, at: u64, len| modules.get(module)?.text(at, len);
+        if text(self.modules, vaddr.wrapping_sub(2), 2)? != [0x0f, 0x05] {
+            return None;
+        }
+        let ip = self.memory.word(sp).ok()?;
+        let back = ip.wrapping_sub(bias);
+        let call = text(self.modules, back.wrapping_sub(5), 5)?;
+        let by = i32::from_le_bytes(call.get(1..5)?.try_into().ok()?);
+        let target = back.wrapping_add_signed(i64::from(by));
+        if call.first() != Some(&0xe8) || vaddr.checked_sub(target)? > MAX_STUB {
+            return None;
+        }
+        let mut registers = callee.clone();
+        registers.known &= PRESERVED;
+        registers.value[RSP] = sp.checked_add(8)?;
+        registers.value[RIP] = ip;
+        Some(Step { registers, called: true, guessed: true })
+    }
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Beyond => Self::Truncated,
+            Fault::Unreadable => Self::Unreadable,
+            Fault::Rules => Self::BadCfi,
+        }
+    }
+}
+
+/// The copy that a probe made.
+pub(super) fn copied<'a>(regs: &Regs, bytes: &'a [u8]) -> Copied<'a> {
+    Copied::new(regs.sp, bytes, regs.fault == tracer_ebpf::wire::stack_fault::UNREADABLE)
+}
