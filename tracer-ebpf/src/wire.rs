@@ -11,7 +11,7 @@ macro_rules! wire {
     ($(#[$meta:meta])* pub struct $name:ident [$size:expr] { $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)* }) => {
         $(#[$meta])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
         const _: () = assert!(size_of::<$name>() == $size, "size on the wire");
         const _: () = assert!(0 $(+ size_of::<$ty>())* == $size, "implicit padding on the wire");

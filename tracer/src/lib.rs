@@ -3,8 +3,14 @@
 //! ```text
 //! kernel probes ──ring──> capture ──> aggregate ──> stacks (names) ──> analyse ──> report
 //! ```
+//!
+//! `session` turns the wheel; only `capture` knows aya, only `report` and `cli` print.
 
 pub mod aggregate;
+pub mod analyse;
 pub mod capture;
+pub mod cli;
+pub mod proc;
 pub mod report;
+pub mod session;
 pub mod stacks;

@@ -253,13 +253,13 @@ struct UringRequest {
 #[map]
 static URING: LruHashMap<u64, UringRequest> = LruHashMap::with_max_entries(8192, 0);
 
-/// Opcodes (`enum io_uring_op`) that make or end descriptors.
+/// Opcodes (`enum io_uring_op`) that make or end descriptors and whose completion tells which. `IORING_OP_PIPE` writes its pair to
+/// memory: it shows as unseen.
 const OP_ACCEPT: u32 = 13;
 const OP_OPENAT: u32 = 18;
 const OP_CLOSE: u32 = 19;
 const OP_OPENAT2: u32 = 28;
 const OP_SOCKET: u32 = 45;
-const OP_PIPE: u32 = 62;
 
 /// `io_uring:io_uring_submit_req`: in the submitter, whose stack is the one to keep.
 #[tracepoint]
@@ -274,7 +274,6 @@ pub fn fd_uring_submit(ctx: TracePointContext) -> u32 {
         OP_ACCEPT => offsets.accept,
         OP_SOCKET => offsets.socket,
         OP_CLOSE => offsets.close,
-        OP_PIPE => offsets.pipe,
         _ => return 0,
     };
     let file_index = request_field(request, slot_at);

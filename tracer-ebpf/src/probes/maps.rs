@@ -64,10 +64,6 @@ static OFF_URING_SOCKET: Global<u32> = Global::new(0);
 /// As [`OFF_URING_OPEN`].
 #[unsafe(no_mangle)]
 static OFF_URING_CLOSE: Global<u32> = Global::new(0);
-/// As [`OFF_URING_OPEN`].
-#[unsafe(no_mangle)]
-static OFF_URING_PIPE: Global<u32> = Global::new(0);
-
 /// Offset of the descriptor in a close request.
 #[unsafe(no_mangle)]
 static OFF_URING_CLOSE_FD: Global<u32> = Global::new(0);
@@ -79,7 +75,6 @@ pub(super) struct UringOffsets {
     pub(super) socket: u32,
     pub(super) close: u32,
     pub(super) close_fd: u32,
-    pub(super) pipe: u32,
 }
 
 #[inline(always)]
@@ -90,7 +85,6 @@ pub(super) fn uring_offsets() -> UringOffsets {
         socket: OFF_URING_SOCKET.load(),
         close: OFF_URING_CLOSE.load(),
         close_fd: OFF_URING_CLOSE_FD.load(),
-        pipe: OFF_URING_PIPE.load(),
     }
 }
 

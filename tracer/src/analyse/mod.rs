@@ -1,1 +1,26 @@
-//! analyse
+//! From tables to a report: locks put together and named, time summed up, diagnoses made.
+
+pub mod blocked;
+pub mod findings;
+pub mod locks;
+pub mod names;
+pub mod rules;
+pub mod time;
+pub mod waiting;
+
+/// The time that a report covers, `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Start.
+    pub start_ns: u64,
+    /// End.
+    pub end_ns: u64,
+}
+
+impl Window {
+    /// Its length.
+    #[must_use]
+    pub const fn ns(&self) -> u64 {
+        self.end_ns.saturating_sub(self.start_ns)
+    }
+}

@@ -9,7 +9,7 @@ pub mod tracefs;
 use std::{
     collections::BTreeMap,
     io::Read as _,
-    os::fd::{AsFd as _, AsRawFd, RawFd},
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -204,10 +204,10 @@ impl Capture {
     }
 }
 
-impl AsRawFd for Capture {
+impl AsFd for Capture {
     /// The ring: readable when the probes woke its reader.
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 }
 
@@ -233,7 +233,6 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .override_global("OFF_URING_SOCKET", &offsets.uring_socket, true)
         .override_global("OFF_URING_CLOSE", &offsets.uring_close, true)
         .override_global("OFF_URING_CLOSE_FD", &offsets.uring_close_fd, true)
-        .override_global("OFF_URING_PIPE", &offsets.uring_pipe, true)
         .override_global(aya_log::LEVEL, &level, false);
     loader.load(OBJECT).map_err(|error| match error {
         aya::EbpfError::MapError(aya::maps::MapError::CreateError { ref io_error, .. })

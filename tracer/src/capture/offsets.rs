@@ -20,8 +20,6 @@ pub struct Offsets {
     pub uring_close: u32,
     /// `io_close.fd`.
     pub uring_close_fd: u32,
-    /// `io_pipe.file_slot`.
-    pub uring_pipe: u32,
 }
 
 /// Where kernels keep their BTF.
@@ -50,7 +48,6 @@ impl Offsets {
             uring_socket: optional("io_socket", "file_slot"),
             uring_close: optional("io_close", "file_slot"),
             uring_close_fd: optional("io_close", "fd"),
-            uring_pipe: optional("io_pipe", "file_slot"),
         })
     }
 }

@@ -96,30 +96,18 @@ fn bpf(command: u32) -> Option<Source> {
     }
 }
 
-/// What an `io_uring` request did (`enum io_uring_op`, `linux/io_uring.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Uring {
-    /// Its result is a descriptor.
-    Opened(FdKind),
-    /// It closed the descriptor it was given.
-    Closed,
-}
-
-/// What the request did to the descriptor table; `None` for nothing that its completion tells. `IORING_OP_PIPE` (62)
-/// writes its pair to the caller's memory: those show at the next scan.
-pub(super) fn uring(opcode: u32, result: i32, file_index: u32) -> Option<Uring> {
+/// What a completed `io_uring` request made, by its opcode (`enum io_uring_op`).
+pub(super) fn uring(opcode: u32, result: i32) -> Option<FdKind> {
     const ACCEPT: u32 = 13;
     const OPENAT: u32 = 18;
-    const CLOSE: u32 = 19;
     const OPENAT2: u32 = 28;
     const SOCKET: u32 = 45;
-    if result < 0 || file_index != 0 {
+    if result < 0 {
         return None;
     }
     match opcode {
-        OPENAT | OPENAT2 => Some(Uring::Opened(FdKind::File)),
-        ACCEPT | SOCKET => Some(Uring::Opened(FdKind::Socket)),
-        CLOSE => Some(Uring::Closed),
+        OPENAT | OPENAT2 => Some(FdKind::File),
+        ACCEPT | SOCKET => Some(FdKind::Socket),
         _ => None,
     }
 }

@@ -3,8 +3,8 @@
 use tracer_ebpf::nr;
 use tracer_ebpf::wire::{FdClose, FdOpen, FdRights, FdUring, fd_close};
 
-use super::births::{self, Source, Uring};
-use super::{FdTable, LATE_CLOSE_NS, MAX_PRIVATE, RowKey};
+use super::births::{self, Source};
+use super::{FdTable, MAX_PRIVATE, RowKey};
 use crate::report::model::FdKind;
 use crate::stacks::StackId;
 
@@ -97,46 +97,18 @@ impl FdTable {
         }
     }
 
-    /// An `io_uring` request completed. Of multishot accepts every completion comes here. Direct descriptors
-    /// (`file_index`) are none of the table's.
+    /// An `io_uring` request completed, not a direct one. Of multishot accepts every completion comes here. Closes come as
+    /// [`FdTable::on_close`].
     pub fn on_uring(&mut self, event: &FdUring, stack: StackId) {
-        let ts_ns = event.header.ts_ns;
         if self.foreign(event.header.tid) {
             return;
         }
-        match births::uring(event.opcode, event.result, event.file_index) {
-            Some(Uring::Opened(kind)) => {
-                let source = if kind == FdKind::File {
-                    Source::Guess(kind)
-                } else {
-                    Source::Made(kind)
-                };
-                let call = births::uring_call(event.opcode);
-                self.birth(
-                    event.result,
-                    ts_ns,
-                    RowKey::Stack(stack),
-                    source,
-                    Some(call),
-                    false,
-                );
-            }
-            Some(Uring::Closed) if event.fd >= 0 => {
-                self.recent.push(ts_ns, event.fd as u32, event.fd as u32);
-                if let Some(live) = self.live.get_mut(&event.fd)
-                    && live.displaced
-                    && ts_ns.saturating_sub(live.birth_ns) < LATE_CLOSE_NS
-                {
-                    // The end of the one before, which its successor had announced.
-                    live.displaced = false;
-                    self.unseen_deaths = self.unseen_deaths.saturating_sub(1);
-                    self.closed += 1;
-                } else {
-                    self.death(event.fd, ts_ns);
-                }
-            }
-            _ => {}
-        }
+        let Some(kind) = births::uring(event.opcode, event.result) else {
+            return;
+        };
+        let source = if kind == FdKind::File { Source::Guess(kind) } else { Source::Made(kind) };
+        let call = births::uring_call(event.opcode);
+        self.birth(event.result, event.header.ts_ns, RowKey::Stack(stack), source, Some(call), false);
     }
 
     /// The process replaced its program: descriptors marked close-on-exec are gone. Which, the next scan shows;

@@ -30,7 +30,6 @@ impl FdTable {
                 .get(&of)
                 .map_or((FdKind::Other, false, None), |of| (of.kind, of.sure, of.noted)),
         };
-        let mut displaced = false;
         if let Some(old) = self.live.remove(&fd) {
             if old.origin == Origin::Seed && self.seeded.is_some_and(|(_, ended_ns)| ts_ns <= ended_ns) {
                 // The first scan saw this very one.
@@ -41,7 +40,6 @@ impl FdTable {
             } else {
                 // Only dup2 and dup3 return a number that is in use; otherwise its end was missed.
                 self.bury(&old, ts_ns, if over { Death::Seen } else { Death::Unseen });
-                displaced = !over;
             }
         }
         let origin = if key == RowKey::Unseen {
@@ -57,7 +55,6 @@ impl FdTable {
                 birth_ns: ts_ns,
                 kind,
                 sure,
-                displaced,
                 noted,
             },
             key,

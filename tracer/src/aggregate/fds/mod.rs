@@ -40,9 +40,6 @@ const MAX_RECENT: usize = 1 << 16;
 /// Most threads with a table of their own, and most distinct calls counted per row.
 const MAX_PRIVATE: usize = 1024;
 const MAX_CALLS: usize = 8;
-/// An `io_uring` close is told when it completes, after its number may have been given out again: so long a
-/// close may still mean the descriptor that was there before.
-const LATE_CLOSE_NS: u64 = 1_000_000_000;
 
 /// The descriptors of one process.
 #[derive(Debug)]
@@ -97,8 +94,6 @@ struct Live {
     kind: FdKind,
     /// The kind is certain: from the call, or from a link.
     sure: bool,
-    /// It was born on a number that we held to be open: a close of that one may still be under way.
-    displaced: bool,
     /// Inode and hash of the link's text, once a scan has shown them.
     noted: Option<(u64, u64)>,
 }
@@ -162,6 +157,11 @@ impl FdTable {
         self.tgid
     }
 
+    /// What an open descriptor is, when that is certain.
+    pub fn kind(&self, fd: i32) -> Option<FdKind> {
+        self.live.get(&fd).filter(|live| live.sure).map(|live| live.kind)
+    }
+
     /// Descriptors open, as far as is known.
     pub fn live(&self) -> usize {
         self.live.len()
@@ -217,7 +217,6 @@ impl FdTable {
             birth_ns: 0,
             kind,
             sure,
-            displaced: false,
             noted,
         };
         self.live.insert(fd, live);

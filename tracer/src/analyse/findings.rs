@@ -1,0 +1,248 @@
+//! Diagnoses: each with its threshold, its evidence and its remedy. Silent where nothing is wrong.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{locks::Locks, names::Names};
+use crate::report::{
+    frames::app_function,
+    model::{FdKind, Fds, Finding, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time, Verdict},
+};
+
+/// What the diagnoses look at.
+pub struct Facts<'a> {
+    /// Locks.
+    pub locks: Option<&'a Locks>,
+    /// Descriptors.
+    pub fds: Option<&'a Fds>,
+    /// Time.
+    pub time: &'a Time,
+    /// Run queue.
+    pub run_queue: Option<&'a RunQueue>,
+    /// Losses.
+    pub losses: &'a Losses,
+    /// Window.
+    pub window_ns: u64,
+}
+
+/// All diagnoses, worst first.
+pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Some(fds) = facts.fds {
+        leaks(fds, names, &mut found);
+        near_limit(fds, &mut found);
+    }
+    if let Some(locks) = facts.locks {
+        for lock in &locks.locks {
+            contended(lock, locks, facts.window_ns, names, &mut found);
+        }
+    }
+    if let Some(run_queue) = facts.run_queue {
+        starved(run_queue, facts.time, facts.window_ns, &mut found);
+    }
+    found.sort_by(|a, b| {
+        b.severity.cmp(&a.severity).then(b.confidence.total_cmp(&a.confidence))
+    });
+    found
+}
+
+/// The application's function in a stack, and the call that leads to it.
+fn function(names: &mut Names<'_>, stack: Option<&StackKey>) -> String {
+    let Some(id) = stack.and_then(|key| names.id(key)) else { return "code whose stack was not taken".into() };
+    app_function(names.frames(id))
+        .and_then(|frame| frame.function.clone())
+        .unwrap_or_else(|| "code without a name".into())
+}
+
+fn word(kind: FdKind) -> String {
+    json!(kind).as_str().unwrap_or_default().replace('_', " ")
+}
+
+fn evidence(entries: &[(&str, Value)]) -> BTreeMap<String, Value> {
+    entries.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+}
+
+/// Confidence from which a series that grows is called a leak in a finding.
+const LEAK_CONFIDENCE: f64 = 0.5;
+const HOUR_NS: u64 = 3_600_000_000_000;
+
+fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+    for row in &fds.by_stack {
+        if row.verdict != Verdict::Leaking || row.confidence < LEAK_CONFIDENCE {
+            continue;
+        }
+        let function = function(names, row.stack.as_ref());
+        let kind = row.kinds.iter().max_by_key(|(_, count)| **count).map(|(kind, _)| word(*kind)).unwrap_or_default();
+        let soon = fds.time_to_limit_ns.is_some_and(|ns| ns < HOUR_NS);
+        let limit = match (fds.time_to_limit_ns, fds.limit) {
+            (Some(ns), Some(limit)) => format!(
+                "; at this rate the limit of {limit} is reached in {}",
+                humantime::format_duration(std::time::Duration::from_secs(ns / 1_000_000_000))
+            ),
+            _ => String::new(),
+        };
+        found.push(Finding {
+            id: "fd.leak".into(),
+            severity: if soon { Severity::Critical } else { Severity::High },
+            confidence: row.confidence,
+            title: format!(
+                "{function} leaks descriptors ({kind}): {} of {} it opened are still open, {:+.1}/s",
+                row.live, row.opened, row.growth_per_s
+            ),
+            detail: format!(
+                "{} opened, {} closed, {} open now, growing all the time{limit}",
+                row.opened, row.closed, row.live
+            ),
+            evidence: evidence(&[
+                ("opened", json!(row.opened)),
+                ("closed", json!(row.closed)),
+                ("live", json!(row.live)),
+                ("growth_per_s", json!(row.growth_per_s)),
+                ("time_to_limit_ns", json!(fds.time_to_limit_ns)),
+            ]),
+            remedy: format!(
+                "Close what {function} opens on every path, also where it fails; the examples show what they are."
+            ),
+            stack: row.stack.clone(),
+            lock: None,
+        });
+    }
+}
+
+/// Share of the limit from which it is worth a word.
+const NEAR_LIMIT: f64 = 0.9;
+
+fn near_limit(fds: &Fds, found: &mut Vec<Finding>) {
+    let Some(limit) = fds.limit.filter(|&limit| limit > 0) else { return };
+    let share = fds.open_at_end as f64 / limit as f64;
+    if share < NEAR_LIMIT {
+        return;
+    }
+    found.push(Finding {
+        id: "fd.limit".into(),
+        severity: Severity::High,
+        confidence: 1.0,
+        title: format!("{} of {limit} descriptors are in use", fds.open_at_end),
+        detail: "When none is left, open, accept and connect fail with EMFILE.".into(),
+        evidence: evidence(&[("open", json!(fds.open_at_end)), ("limit", json!(limit))]),
+        remedy: "Raise the limit (LimitNOFILE=, ulimit -n) to gain time, and look at who holds them.".into(),
+        stack: None,
+        lock: None,
+    });
+}
+
+/// Sleeps below which nothing is said of a lock.
+const CONTENDED_WAITS: u64 = 20;
+
+fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+    let counts = matches!(
+        lock.kind,
+        LockKind::Mutex | LockKind::Rwlock | LockKind::Monitor | LockKind::JavaMonitor | LockKind::Pi | LockKind::Gil
+    );
+    if lock.idle || !counts || lock.waits < CONTENDED_WAITS {
+        return;
+    }
+    // Waiting for one's turn at a lock means that more than one thread uses it.
+    let threads = locks.threads.get(&lock.id);
+    let users = threads.map_or(0, |(waiters, wakers)| waiters.union(wakers).count());
+    if users < 2 {
+        return;
+    }
+    let share = lock.wait.total_ns as f64 / window_ns.max(1) as f64;
+    let (p99, p50) = (lock.wait.p99_ns, lock.wait.p50_ns);
+    let severity = if share >= 0.5 {
+        Severity::High
+    } else if share >= 0.1 {
+        Severity::Medium
+    } else if share >= 0.01 {
+        Severity::Low
+    } else {
+        return;
+    };
+    let name = lock.name.clone().or_else(|| lock.address.clone()).unwrap_or_else(|| "a lock".into());
+    let waiter = function(names, lock.waiters.first().and_then(|waiter| waiter.stack.as_ref()));
+    let waker = lock.wakers.first().map(|waker| function(names, waker.stack.as_ref()));
+    let released = waker.map_or_else(String::new, |waker| format!(", released by {waker}"));
+    let time = |ns: u64| humantime::format_duration(std::time::Duration::from_micros(ns / 1000)).to_string();
+    found.push(Finding {
+        id: "lock.contended".into(),
+        severity,
+        confidence: if lock.waits >= 1000 { 0.95 } else { 0.8 },
+        title: format!(
+            "{name}: {} waits, {:.1} threads waiting at any time; waited for in {waiter}{released}",
+            lock.waits, share
+        ),
+        detail: format!("p50 {}, p99 {}, longest {}", time(p50), time(p99), time(lock.wait.max_ns)),
+        evidence: evidence(&[
+            ("waits", json!(lock.waits)),
+            ("total_wait_ns", json!(lock.wait.total_ns)),
+            ("p50_ns", json!(p50)),
+            ("p99_ns", json!(p99)),
+            ("max_ns", json!(lock.wait.max_ns)),
+            ("threads", json!(users)),
+        ]),
+        remedy: remedy(lock.kind).into(),
+        stack: lock.waiters.first().and_then(|waiter| waiter.stack.clone()),
+        lock: Some(lock.id.clone()),
+    });
+}
+
+const fn remedy(kind: LockKind) -> &'static str {
+    match kind {
+        LockKind::Gil => {
+            "Threads compete for CPython's interpreter lock: move CPU work to processes, or to native code that releases it."
+        }
+        LockKind::Rwlock => "See who holds it for long: a writer makes all readers wait. Shorten what is done under it, or split it.",
+        _ => {
+            "Do less while holding it (no I/O, no allocation), split it by key, or use a reader-writer lock if most only read."
+        }
+    }
+}
+
+/// Share of runnable time among running and runnable from which CPUs are short.
+const STARVED: f64 = 0.3;
+const THROTTLED: f64 = 0.05;
+
+fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Finding>) {
+    if let Some(throttled) = run_queue.throttled_ns {
+        let share = throttled as f64 / window_ns.max(1) as f64;
+        if share >= THROTTLED {
+            found.push(Finding {
+                id: "cpu.throttled".into(),
+                severity: if share >= 0.25 { Severity::High } else { Severity::Medium },
+                confidence: 1.0,
+                title: format!("the cgroup's CPU quota held its tasks for {:.0} % of the time", share * 100.0),
+                detail: format!(
+                    "throttled in {} periods; latency comes from waiting for the next one",
+                    run_queue.throttled_periods.unwrap_or(0)
+                ),
+                evidence: evidence(&[("throttled_ns", json!(throttled)), ("periods", json!(run_queue.throttled_periods))]),
+                remedy: "Raise the CPU limit, or bound the number of threads to what the quota can run.".into(),
+                stack: None,
+                lock: None,
+            });
+        }
+    }
+    let wanted = time.running_ns + time.runnable_ns;
+    let share = time.runnable_ns as f64 / wanted.max(1) as f64;
+    // Less than a tenth of one CPU wanted in all is no shortage that anybody feels.
+    if share < STARVED || wanted < window_ns / 10 || run_queue.hist.count < 20 {
+        return;
+    }
+    found.push(Finding {
+        id: "cpu.starved".into(),
+        severity: Severity::Medium,
+        confidence: 0.9,
+        title: format!("threads that want to run wait for a CPU {:.0} % of that time", share * 100.0),
+        detail: format!("{} times after losing the CPU, {} times after waking up", run_queue.preempted, run_queue.woken),
+        evidence: evidence(&[
+            ("runnable_ns", json!(time.runnable_ns)),
+            ("running_ns", json!(time.running_ns)),
+            ("p99_ns", json!(run_queue.hist.p99_ns)),
+        ]),
+        remedy: "The CPUs are oversubscribed: fewer threads, fewer neighbours, or more CPUs.".into(),
+        stack: None,
+        lock: None,
+    });
+}

@@ -1,0 +1,126 @@
+//! Threads asleep at the end of the window, with their stacks: also those that slept before ctrace came.
+
+use rustc_hash::FxHashMap;
+use tracer_ebpf::{
+    nr, rules,
+    wire::{Regs, TaskSnapshot},
+};
+
+use super::{Window, locks::Locks, names::Names, time::Live};
+use crate::{
+    aggregate::{reason::reason, waits::Waits},
+    proc::target::Stat,
+    report::model::{FdKind, Reason, WaitingNow},
+    stacks::StackId,
+};
+
+/// Threads listed; a deadlock of more can be told from these.
+const ROWS_MAX: usize = 4096;
+
+/// One thread asleep.
+#[derive(Clone, Debug)]
+pub struct Sleeper {
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Why.
+    pub reason: Reason,
+    /// Futex word.
+    pub uaddr: Option<u64>,
+    /// Where.
+    pub stack: StackId,
+    /// Since when, when that was seen.
+    pub since_ns: Option<u64>,
+}
+
+/// Arguments of the system call that the registers were saved in (x86-64).
+fn args(regs: &Regs) -> [u64; 6] {
+    [regs.gp[5], regs.gp[4], regs.gp[1], regs.gp[10], regs.gp[8], regs.gp[9]]
+}
+
+/// Unwinds the threads of `snapshots` that sleep. `again` takes the snapshots anew, after the stacks were read: what moved
+/// meanwhile is left out.
+pub fn sleepers(
+    snapshots: &[TaskSnapshot],
+    waits: &Waits,
+    names: &mut Names<'_>,
+    again: impl FnOnce() -> Vec<TaskSnapshot>,
+) -> Vec<Sleeper> {
+    let asleep: FxHashMap<u32, _> = waits.asleep().collect();
+    let mut found: Vec<(Sleeper, Regs)> = Vec::new();
+    for snapshot in snapshots.iter().take(ROWS_MAX) {
+        let Ok(stat) = Stat::of_thread(snapshot.tgid, snapshot.tid) else { continue };
+        let state = match stat.state {
+            'S' => 1,
+            'D' => 2,
+            'T' => 4,
+            't' => 8,
+            _ => continue,
+        };
+        let seen = asleep.get(&snapshot.tid);
+        let (mut call, mut args) = (snapshot.nr, args(&snapshot.regs));
+        if call == nr::FUTEX_WAITV {
+            args[5] = 0;
+        }
+        // The restarted call's own arguments are known only if its beginning was seen.
+        if call == nr::RESTART_SYSCALL && seen.is_none() {
+            call = -1;
+            args = [0; 6];
+        }
+        let why = match seen {
+            Some(seen) => seen.reason,
+            None if snapshot.nr == nr::RESTART_SYSCALL => Reason::Other,
+            None => reason(call, &args, state, |fd| kind_of(snapshot.tgid, fd)),
+        };
+        let uaddr = seen
+            .and_then(|seen| seen.futex)
+            .or_else(|| rules::futex_wait(call, &args))
+            .filter(|_| why == Reason::Futex)
+            .map(|futex| futex.uaddr)
+            .filter(|&uaddr| uaddr != 0);
+        let stack = if snapshot.regs.ip == 0 {
+            StackId::NONE
+        } else {
+            names.stacks_mut().unwind_live(snapshot.tgid, &snapshot.regs).id
+        };
+        let since_ns = seen.map(|seen| seen.since_ns);
+        found.push((
+            Sleeper { pid: snapshot.tgid, tid: snapshot.tid, reason: why, uaddr, stack, since_ns },
+            snapshot.regs,
+        ));
+    }
+    let again: FxHashMap<u32, Regs> = again().iter().map(|snapshot| (snapshot.tid, snapshot.regs)).collect();
+    found.retain(|(sleeper, regs)| again.get(&sleeper.tid) == Some(regs));
+    found.into_iter().map(|(sleeper, _)| sleeper).collect()
+}
+
+fn kind_of(pid: u32, fd: i32) -> Option<FdKind> {
+    let link = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    Some(crate::proc::fd::kind_of(&link.to_string_lossy()))
+}
+
+/// As the report has them, longest first.
+pub fn waiting_now(
+    sleepers: &[Sleeper],
+    locks: &Locks,
+    names: &mut Names<'_>,
+    live: &FxHashMap<u32, Live>,
+    window: &Window,
+) -> Vec<WaitingNow> {
+    let mut rows: Vec<WaitingNow> = sleepers
+        .iter()
+        .map(|sleeper| WaitingNow {
+            pid: sleeper.pid,
+            tid: sleeper.tid,
+            comm: live.get(&sleeper.tid).map(|now| now.comm.clone()).unwrap_or_default(),
+            reason: sleeper.reason,
+            lock: sleeper.uaddr.and_then(|uaddr| locks.of_word(sleeper.pid, uaddr)).map(str::to_owned),
+            address: sleeper.uaddr.map(|uaddr| format!("{uaddr:#x}")),
+            since_ns: sleeper.since_ns.map(|since| window.end_ns.saturating_sub(since)),
+            stack: names.key(sleeper.stack),
+        })
+        .collect();
+    rows.sort_by_key(|row| (row.since_ns.is_some(), std::cmp::Reverse(row.since_ns), row.tid));
+    rows
+}

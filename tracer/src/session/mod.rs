@@ -1,0 +1,129 @@
+//! One run: the probes are attached, the one event loop turns, reports are made. Every output is a sink of this loop.
+
+pub mod child;
+pub mod output;
+pub mod pipeline;
+pub mod snapshot;
+pub mod tracing;
+
+use std::{io, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior},
+};
+
+use self::{child::Child, output::Output, tracing::Tracing};
+use crate::cli::{
+    args::TraceArgs,
+    options::Options,
+    targets::{Held, check_privileges},
+};
+
+/// The ring is looked at this often; the probes wake us earlier when it fills.
+const TICK: Duration = Duration::from_millis(10);
+/// Descriptors are counted, and the targets looked at, this often.
+const SAMPLE: Duration = Duration::from_millis(250);
+/// A sign of life on stderr.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Traces as the command line says. The process must still have one thread: see [`crate::capture::tracefs`].
+pub fn run(args: &TraceArgs) -> Result<ExitCode> {
+    let options = Options::new(args)?;
+    ensure!(
+        args.pid.is_empty() != args.exec.is_empty(),
+        "name what to trace: `ctrace --pid N`, or `ctrace -- COMMAND ARGS…`{}",
+        if args.exec.is_empty() { "" } else { ", not both" }
+    );
+    let targets = args.pid.iter().map(|pid| Held::parse(pid)).collect::<Result<Vec<_>>>()?;
+    check_privileges()?;
+    let output = Output::open(&options, args.color)?;
+    let mut child = if args.exec.is_empty() { None } else { Some(Child::spawn(&args.exec)?) };
+    let targets = match &child {
+        Some(child) => vec![Held::hold(child.pid())?],
+        None => targets,
+    };
+    let mut tracing = Tracing::start(options, targets)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(turn(&mut tracing, output, child.as_mut()))
+}
+
+/// The event loop.
+async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut Child>) -> Result<ExitCode> {
+    // SAFETY: the descriptor is owned by what is registered, and so outlives its registration.
+    let ring = unsafe { AsyncFd::register(tracing.ring()?) }.context("cannot watch the ring")?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let every = |period| {
+        let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks
+    };
+    let (mut tick, mut sample, mut progress) = (every(TICK), every(SAMPLE), every(PROGRESS));
+    let far = Duration::from_secs(10 * 365 * 86_400);
+    let mut interval = every(tracing.options.interval.unwrap_or(far));
+    let end = tokio::time::sleep(tracing.options.duration.unwrap_or(far));
+    tokio::pin!(end);
+    output.say(tracing.ready_line());
+    if let Some(child) = &mut child {
+        child.go()?;
+    }
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = &mut end => break,
+            ready = ring.readable() => {
+                ready.context("cannot watch the ring")?.clear_ready();
+                tracing.drain();
+            }
+            _ = tick.tick() => tracing.drain(),
+            _ = sample.tick() => {
+                tracing.sample();
+                if tracing.all_exited() {
+                    break;
+                }
+            }
+            _ = interval.tick() => {
+                let report = tracing.report(false)?;
+                if !output.interval(&report)? {
+                    break;
+                }
+            }
+            _ = progress.tick() => output.progress(tracing.progress_line()),
+        }
+        if output.reader_is_gone() {
+            break;
+        }
+    }
+    // A second Ctrl-C while the report is made ends at once; the probes go with the process.
+    tokio::spawn(async move {
+        interrupt.recv().await;
+        std::process::exit(130);
+    });
+    let report = tracing.report(true)?;
+    tracing.detach();
+    output.last(&report)?;
+    Ok(match child {
+        Some(child) => child.finish()?,
+        None => ExitCode::SUCCESS,
+    })
+}
+
+/// Waits for a condition that another process brings about, without burning a CPU.
+fn poll_until(mut condition: impl FnMut() -> io::Result<bool>, limit: Duration) -> io::Result<bool> {
+    let start = std::time::Instant::now();
+    while start.elapsed() < limit {
+        if condition()? {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    condition()
+}
