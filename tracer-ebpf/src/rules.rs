@@ -134,8 +134,11 @@ pub fn waker(sleeper: Side<'_>, current: Side<'_>) -> Waker {
     let Some(wait) = futex_wait(sleeper.nr, sleeper.args) else {
         return Waker::Call;
     };
+    // A thread's end wakes who waits for its `clear_child_tid` word or its robust locks, by shared keys; any other
+    // process that is just ending is a bystander.
     if current.nr == nr::EXIT || current.nr == nr::EXIT_GROUP {
-        return Waker::Exit;
+        let can = sleeper.tgid == current.tgid && !wait.private;
+        return if can { Waker::Exit } else { Waker::Interrupt };
     }
     let first = current.args[0];
     let (uaddr, second, private) = match current.nr {
@@ -214,6 +217,10 @@ mod tests {
         assert_eq!(verdict(&sleeper, nr::READ, &wake, 7), Waker::Interrupt);
         assert_eq!(verdict(&sleeper, -1, &wake, 7), Waker::Interrupt);
         assert_eq!(verdict(&sleeper, nr::FUTEX, &wake, 0), Waker::Interrupt);
+        // A process that ends beside it.
+        assert_eq!(verdict(&sleeper, nr::EXIT_GROUP, &wake, 8), Waker::Interrupt);
+        assert_eq!(verdict(&sleeper, nr::EXIT, &wake, 7), Waker::Interrupt, "a private word");
+        assert_eq!(verdict(&wait(futex::WAIT), nr::EXIT, &wake, 7), Waker::Exit, "the word of a join");
         // Waiting oneself wakes nobody.
         assert_eq!(
             verdict(&sleeper, nr::FUTEX, &wait(futex::WAIT | futex::PRIVATE), 7),

@@ -48,6 +48,18 @@ static OFF_TASK_PID: Global<u32> = Global::new(0);
 /// Offset of `task_struct.tgid`.
 #[unsafe(no_mangle)]
 static OFF_TASK_TGID: Global<u32> = Global::new(0);
+/// Offset of the set in `task_struct.pending`.
+#[unsafe(no_mangle)]
+static OFF_TASK_PENDING: Global<u32> = Global::new(0);
+/// Offset of `task_struct.blocked`.
+#[unsafe(no_mangle)]
+static OFF_TASK_BLOCKED: Global<u32> = Global::new(0);
+/// Offset of `task_struct.signal`.
+#[unsafe(no_mangle)]
+static OFF_TASK_SIGNAL: Global<u32> = Global::new(0);
+/// Offset of the set in `signal_struct.shared_pending`.
+#[unsafe(no_mangle)]
+static OFF_SIGNAL_SHARED: Global<u32> = Global::new(0);
 /// The only target's tgid, 0 when there are several: spares bystanders the look-up in [`TARGETS`].
 #[unsafe(no_mangle)]
 static ONE_TARGET: Global<u32> = Global::new(0);
@@ -102,6 +114,24 @@ pub(super) fn ring_bytes() -> u64 {
 #[inline(always)]
 pub(super) fn task_offsets() -> (usize, usize) {
     (OFF_TASK_PID.load() as usize, OFF_TASK_TGID.load() as usize)
+}
+
+/// Where a task's signals are.
+pub(super) struct SignalOffsets {
+    pub(super) pending: usize,
+    pub(super) blocked: usize,
+    pub(super) signal: usize,
+    pub(super) shared: usize,
+}
+
+#[inline(always)]
+pub(super) fn signal_offsets() -> SignalOffsets {
+    SignalOffsets {
+        pending: OFF_TASK_PENDING.load() as usize,
+        blocked: OFF_TASK_BLOCKED.load() as usize,
+        signal: OFF_TASK_SIGNAL.load() as usize,
+        shared: OFF_SIGNAL_SHARED.load() as usize,
+    }
 }
 
 #[inline(always)]

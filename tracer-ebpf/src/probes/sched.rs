@@ -208,7 +208,9 @@ unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
         state.early_ns = now;
         state.seq + 1
     };
-    state.signal = u32::from(signal_pending(sleeper));
+    // Only a sleep that nobody's wake ended can have been ended by a signal.
+    let by_futex = matches!(verdict, Waker::HandOver | Waker::Exit);
+    state.signal = u32::from(!by_futex && signal_pending(sleeper));
     state.waker_kind = verdict as u32;
     let named = matches!(verdict, Waker::HandOver | Waker::Exit | Waker::Call);
     state.waker_tgid = if named { waker_tgid } else { 0 };

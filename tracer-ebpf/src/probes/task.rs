@@ -10,7 +10,7 @@ use tracer_ebpf::{
     wire::{Regs, stack_fault},
 };
 
-use super::maps::task_offsets;
+use super::maps::{signal_offsets, task_offsets};
 
 /// The thread runs, or nothing is known of it yet.
 pub(super) const RUNNING: u32 = 0;
@@ -155,15 +155,22 @@ pub(super) fn ids(task: *const task_struct) -> (u32, u32) {
     }
 }
 
-/// `TIF_SIGPENDING`, x86.
-const SIGNAL_PENDING: u64 = 1 << 2;
-
-/// Whether a signal waits for `task`. `thread_info.flags` is the first word of `task_struct` wherever
-/// `CONFIG_THREAD_INFO_IN_TASK` holds (x86 since 4.9), which user space checks in the BTF.
+/// Whether a signal waits for `task` that it does not block: its own pending set and its process's. (The flag that says so in
+/// `thread_info` has another number from kernel to kernel.)
 #[inline(always)]
 pub(super) fn signal_pending(task: *const task_struct) -> bool {
-    // SAFETY: as in `ids`.
-    unsafe { bpf_probe_read_kernel(task.cast::<u64>()) }.unwrap_or(0) & SIGNAL_PENDING != 0
+    let offsets = signal_offsets();
+    let base = task.cast::<u8>();
+    // SAFETY: reads of kernel memory that cannot fault; the offsets come from the kernel's BTF.
+    unsafe {
+        let word = |at: *const u8| bpf_probe_read_kernel(at.cast::<u64>()).unwrap_or(0);
+        let shared = word(base.add(offsets.signal)) as *const u8;
+        let mut pending = word(base.add(offsets.pending));
+        if !shared.is_null() {
+            pending |= word(shared.add(offsets.shared));
+        }
+        pending & !word(base.add(offsets.blocked)) != 0
+    }
 }
 
 /// The time-out that a call was given, in ns; `u64::MAX` without.

@@ -1,6 +1,6 @@
 //! What the probes must know of kernel structs, from the running kernel's BTF: Rust emits no field relocations.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use btf_rs::{Btf, Type};
 
 /// Offsets in bytes; 0 where the field does not exist on this kernel and may be missing.
@@ -10,6 +10,14 @@ pub struct Offsets {
     pub task_pid: u32,
     /// `task_struct.tgid`.
     pub task_tgid: u32,
+    /// The set in `task_struct.pending`.
+    pub task_pending: u32,
+    /// `task_struct.blocked`.
+    pub task_blocked: u32,
+    /// `task_struct.signal`.
+    pub task_signal: u32,
+    /// The set in `signal_struct.shared_pending`.
+    pub signal_shared: u32,
     /// `io_open.file_slot`: a request's private data begin at the request's first byte.
     pub uring_open: u32,
     /// `io_accept.file_slot`.
@@ -31,18 +39,20 @@ impl Offsets {
         let btf = Btf::from_file(BTF).with_context(|| {
             format!("cannot read {BTF}: ctrace needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (most distributions' are)")
         })?;
-        let task = |field| {
-            member(&btf, "task_struct", field)
-                .with_context(|| format!("the kernel's BTF has no task_struct.{field}; is {BTF} this kernel's?"))
+        let needed = |owner, field| {
+            member(&btf, owner, field)
+                .with_context(|| format!("the kernel's BTF has no {owner}.{field}; is {BTF} this kernel's?"))
         };
-        ensure!(
-            task("thread_info")? == 0,
-            "this kernel keeps thread_info outside of task_struct (CONFIG_THREAD_INFO_IN_TASK=n), which ctrace does not support"
-        );
+        let task = |field| needed("task_struct", field);
+        let set = needed("sigpending", "signal")?;
         let optional = |owner, field| member(&btf, owner, field).unwrap_or(0);
         Ok(Self {
             task_pid: task("pid")?,
             task_tgid: task("tgid")?,
+            task_pending: task("pending")? + set,
+            task_blocked: task("blocked")?,
+            task_signal: task("signal")?,
+            signal_shared: needed("signal_struct", "shared_pending")? + set,
             uring_open: optional("io_open", "file_slot"),
             uring_accept: optional("io_accept", "file_slot"),
             uring_socket: optional("io_socket", "file_slot"),
