@@ -1,0 +1,85 @@
+//! Debian packages: what the chores need, and installing it where that is allowed.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// A package that tests use.
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// A program it brings; when that is found the package is not needed.
+    pub(crate) program: &'static str,
+    /// What for.
+    pub(crate) purpose: &'static str,
+}
+
+const fn package(name: &'static str, program: &'static str, purpose: &'static str) -> Package {
+    Package {
+        name,
+        program,
+        purpose,
+    }
+}
+
+/// Everything a full run of the tests wants. A test whose program is missing skips and says so.
+pub(crate) const TESTS: &[Package] = &[
+    package("gcc", "gcc", "C workloads (with libc6-dev)"),
+    package("g++", "g++", "C++ workloads"),
+    package("python3", "python3", "Python workloads"),
+    package("default-jdk-headless", "javac", "Java workloads"),
+    package("nodejs", "node", "Node workloads"),
+    package("nginx", "nginx", "a real web server"),
+    package("redis-server", "redis-server", "a real cache"),
+    package("redis-tools", "redis-benchmark", "its client"),
+    package("postgresql", "pg_ctlcluster", "a real database, and pgbench"),
+    package("wrk", "wrk", "an HTTP client"),
+];
+
+/// The packages of `wanted` whose program is not here.
+pub(crate) fn missing(wanted: &'static [Package]) -> Vec<&'static Package> {
+    wanted
+        .iter()
+        .filter(|package| shell::which(package.program).is_none())
+        .collect()
+}
+
+/// The command that installs `names`.
+pub(crate) fn command(names: &[&str]) -> String {
+    format!("apt-get install -y --no-install-recommends {}", names.join(" "))
+}
+
+/// Installs `names`, or fails with the command that a person must run.
+pub(crate) fn install(names: &[&str]) -> Result<()> {
+    if shell::which("apt-get").is_none() {
+        bail!(
+            "no apt-get here; install with your package manager what Debian calls: {}",
+            names.join(" ")
+        );
+    }
+    if !shell::is_root() {
+        bail!("not root; run: sudo {}", command(names));
+    }
+    let install = || {
+        shell::run(
+            quiet()
+                .args(["install", "-y", "--no-install-recommends"])
+                .args(names),
+        )
+    };
+    // The lists of a fresh machine are empty or stale; an update is slow, so only after a failure.
+    install().or_else(|_| shell::run(quiet().arg("update")).and_then(|()| install()))
+}
+
+/// apt-get that asks nothing and starts no daemon: tests start their own servers.
+fn quiet() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1")
+        .arg("-qq")
+        .stdout(Stdio::null());
+    command
+}
