@@ -1,5 +1,6 @@
 //! What an address of data is: a global variable, heap, a thread's stack, …
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::rc::Rc;
 
@@ -114,7 +115,7 @@ fn anonymous(maps: &[Map], at: usize, map: &Map) -> AddressKind {
         AddressKind::Heap
     } else if map.name.starts_with("[stack") || map.name.starts_with("[anon:stack") {
         AddressKind::ThreadStack
-    } else if map.start % ARENA == 0 && above.is_some_and(|m| m.end - map.start <= ARENA) {
+    } else if map.start.is_multiple_of(ARENA) && above.is_some_and(|m| m.end - map.start <= ARENA) {
         AddressKind::Heap
     } else if map.write && below.is_some_and(|m| m.end - m.start <= MAX_GUARD) {
         AddressKind::ThreadStack
@@ -134,7 +135,7 @@ fn read(module: &Module) -> Table {
         collect(&file, &elf, ".symtab", &mut table);
     }
     collect(&module.file, &module.elf, ".dynsym", &mut table);
-    table.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    table.sort_by_key(|s| (s.0, s.1));
     table.dedup_by_key(|s| (s.0, s.1));
     table
 }
@@ -142,8 +143,11 @@ fn read(module: &Module) -> Table {
 /// The file that a distribution's debug package puts there.
 fn debug_file(build_id: &[u8]) -> Option<File> {
     let (first, rest) = build_id.split_first()?;
-    let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
-    File::open(format!("/usr/lib/debug/.build-id/{first:02x}/{rest}.debug")).ok()
+    let mut path = format!("/usr/lib/debug/.build-id/{first:02x}/");
+    for byte in rest {
+        write!(path, "{byte:02x}").ok()?;
+    }
+    File::open(path + ".debug").ok()
 }
 
 fn collect(file: &File, elf: &Elf, name: &str, into: &mut Table) {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 
-/// Bytes of kallsyms read: a kernel with KALLSYMS_ALL and many modules has about 15 MB.
+/// Bytes of kallsyms read: a kernel with `KALLSYMS_ALL` and many modules has about 15 MB.
 const MAX_TEXT: u64 = 128 << 20;
 
 /// Text symbols of `/proc/kallsyms`, read when first asked.

@@ -134,10 +134,10 @@ impl Symbolizer {
                 return Vec::new();
             }
         };
-        symbols.iter().zip(offsets).map(|(symbol, &offset)| self.name(module, symbol, offset)).collect()
+        symbols.iter().zip(offsets).map(|(symbol, &offset)| Self::name(module, symbol, offset)).collect()
     }
 
-    fn name(&self, module: &Module, symbol: &Symbolized<'_>, offset: u64) -> Named {
+    fn name(module: &Module, symbol: &Symbolized<'_>, offset: u64) -> Named {
         let Symbolized::Sym(symbol) = symbol else { return Named::default() };
         // A symbol without a size reaches as far as the next one: the unwind entry knows better.
         if symbol.size.is_none()

@@ -123,10 +123,11 @@ impl<M: Memory> Walk<'_, M> {
     /// Without rules: by frame pointer, and only if all that it leads to looks like a frame.
     fn by_pointer(&mut self, callee: &Registers, leaf: bool, file: Option<(ModuleId, u64)>) -> Result<Step, End> {
         let lost = if file.is_some() { End::NoCfi } else { End::Jit };
-        if leaf && let Some((module, bias)) = file {
-            if let Some(step) = self.stub(callee, module, bias) {
-                return Ok(step);
-            }
+        if leaf
+            && let Some((module, bias)) = file
+            && let Some(step) = self.stub(callee, module, bias)
+        {
+            return Ok(step);
         }
         let (sp, frame) = (callee.value[RSP], callee.get(RBP).map_err(|_| lost)?);
         if frame == 0 && !leaf {

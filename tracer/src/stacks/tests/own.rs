@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use tracer_ebpf::wire::Regs;
 
-use crate::stacks::{End, Stacks, Symbolizer, memory};
+use super::rig;
+use crate::stacks::{End, Stacks, Symbolizer};
 
 type Trace = unsafe extern "C" fn(*mut c_void, *mut c_void) -> i32;
 
@@ -36,15 +37,14 @@ fn here() -> (Regs, Vec<u8>, Vec<u64>) {
             in(reg) gp.as_mut_ptr(), out(reg) ip,
         );
     }
-    // Before anything else runs in this frame's callees, which may reuse the stack below sp only.
-    let copy = 2048 - (gp[7] % 8) as usize;
-    let bytes = memory::read(std::process::id(), gp[7], copy).unwrap_or_default();
+    // In here, as this frame is overwritten once it has returned.
+    let bytes = rig::copy_stack(std::process::id(), gp[7], 64 << 10);
     let mut truth: Vec<u64> = Vec::new();
     // SAFETY: `collect` gets the vector, which outlives the call.
     unsafe { _Unwind_Backtrace(collect, (&raw mut truth).cast()) };
     // The first is this function itself, at another address.
     truth.remove(0);
-    (Regs { ip, sp: gp[7], gp, stack_len: copy as u32, fault: 0 }, bytes, truth)
+    (Regs { ip, sp: gp[7], gp, stack_len: bytes.len() as u32, fault: 0 }, bytes, truth)
 }
 
 #[inline(never)]
@@ -54,7 +54,7 @@ fn deeper(depth: u32) -> (Stacks, Regs, Vec<u8>) {
     }
     let (regs, bytes, truth) = here();
     let (tgid, mut stacks) = (std::process::id(), Stacks::new());
-    let unwound = stacks.unwind_live(tgid, &regs);
+    let unwound = stacks.unwind(tgid, &regs, &bytes);
     let ours: Vec<_> = stacks.frames(unwound.id).iter().skip(1).map(|f| f.address).collect();
     // libgcc counts a last frame of 0 after clone3 on some versions.
     let truth: Vec<_> = truth.into_iter().filter(|&ip| ip != 0).collect();

@@ -65,6 +65,18 @@ pub(super) fn threads(tgid: u32, copy: usize) -> BTreeMap<u32, (Regs, Vec<u8>)> 
     tids.filter_map(|tid: u32| Some((tid, registers(tgid, tid, copy)?))).collect()
 }
 
+/// The stack from `sp` on, page by page up to the first that cannot be read, as the probe copies it.
+pub(super) fn copy_stack(tgid: u32, sp: u64, copy: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < copy {
+        let at = sp + bytes.len() as u64;
+        let len = (4096 - at % 4096).min((copy - bytes.len()) as u64) as usize;
+        let Some(more) = memory::read(tgid, at, len) else { break };
+        bytes.extend(more);
+    }
+    bytes
+}
+
 /// Stops a thread for a moment: only tests do that.
 fn registers(tgid: u32, tid: u32, copy: usize) -> Option<(Regs, Vec<u8>)> {
     let (pid, null) = (tid as libc::pid_t, std::ptr::null_mut::<libc::c_void>());
@@ -83,14 +95,7 @@ fn registers(tgid: u32, tid: u32, copy: usize) -> Option<(Regs, Vec<u8>)> {
         user.rax, user.rdx, user.rcx, user.rbx, user.rsi, user.rdi, user.rbp, user.rsp, user.r8, user.r9, user.r10,
         user.r11, user.r12, user.r13, user.r14, user.r15,
     ];
-    let mut bytes = Vec::new();
-    while bytes.len() < copy {
-        // Up to the next page boundary, as the probe does.
-        let at = user.rsp + bytes.len() as u64;
-        let len = (4096 - at % 4096).min((copy - bytes.len()) as u64) as usize;
-        let Some(more) = memory::read(tgid, at, len) else { break };
-        bytes.extend(more);
-    }
+    let bytes = copy_stack(tgid, user.rsp, copy);
     let fault = if bytes.len() < copy {
         tracer_ebpf::wire::stack_fault::UNREADABLE
     } else {
