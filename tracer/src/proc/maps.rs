@@ -9,6 +9,9 @@ const MAX_TEXT: u64 = 64 << 20;
 /// Mappings kept of one process.
 const MAX_MAPS: usize = 1 << 18;
 
+/// Threads tried in place of a leader that has exited.
+const MAX_TRIED: usize = 8;
+
 /// One mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "the four letters of the permissions column")]
@@ -68,11 +71,19 @@ pub fn parse(text: &[u8]) -> Vec<Map> {
     maps
 }
 
-/// Reads and parses the maps of a process.
-pub fn read(tgid: u32) -> io::Result<Vec<Map>> {
+/// Reads and parses the maps of a process or thread. They are empty when that thread has exited, as a leader may before
+/// its process does.
+pub fn read(id: u32) -> io::Result<Vec<Map>> {
     let mut text = Vec::new();
-    File::open(format!("/proc/{tgid}/maps"))?.take(MAX_TEXT).read_to_end(&mut text)?;
+    File::open(format!("/proc/{id}/maps"))?.take(MAX_TEXT).read_to_end(&mut text)?;
     Ok(parse(&text))
+}
+
+/// Threads of a process other than its leader: through any of them its memory can be read when the leader has exited.
+pub fn other_threads(tgid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{tgid}/task")).into_iter().flatten();
+    let tids = tasks.filter_map(|t| t.ok()?.file_name().to_str()?.parse().ok());
+    tids.filter(|&tid| tid != tgid).take(MAX_TRIED).collect()
 }
 
 /// The mapping that holds `address`, by index.

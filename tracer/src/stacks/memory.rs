@@ -1,6 +1,7 @@
 //! Where stack words come from: copied bytes, or a live process.
 
 use super::row::{Fault, Memory};
+use crate::proc::maps;
 
 const PAGE: u64 = 4096;
 /// Bytes read of one live stack at most.
@@ -41,6 +42,7 @@ impl Memory for Copied<'_> {
 
 /// The memory of a process that runs on.
 pub(super) struct Live {
+    /// The process, or one of its threads.
     tgid: u32,
     base: u64,
     /// Pages read so far, the latest last; few, and mostly asked for in order.
@@ -60,7 +62,15 @@ impl Live {
             Some(at) => at,
             None if self.pages.len() * PAGE as usize >= MAX_LIVE => return Err(Fault::Beyond),
             None => {
-                self.pages.push((page, read(self.tgid, page, PAGE as usize).map(Into::into)));
+                let mut bytes = read(self.tgid, page, PAGE as usize);
+                if bytes.is_none() && self.pages.is_empty() {
+                    bytes = maps::other_threads(self.tgid).into_iter().find_map(|tid| {
+                        let bytes = read(tid, page, PAGE as usize)?;
+                        self.tgid = tid;
+                        Some(bytes)
+                    });
+                }
+                self.pages.push((page, bytes.map(Into::into)));
                 self.pages.len() - 1
             }
         };

@@ -54,6 +54,11 @@ impl Module {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 
+    /// Code without unwind rules that is known to keep frame pointers to the bottom: Go's, and files without any rules.
+    pub(super) fn keeps_pointers(&self) -> bool {
+        self.elf.section(".gopclntab").is_some() || self.elf.section(".eh_frame").is_none()
+    }
+
     /// First address of the function (by its unwind entry) that holds `vaddr`.
     pub(super) fn function_start(&self, vaddr: u64) -> Option<u64> {
         let mut cfi = self.cfi.borrow_mut();

@@ -46,12 +46,16 @@ pub(super) struct Space {
     slots: Vec<Slot>,
     code: FxHashMap<u64, Code>,
     read_at: Option<Instant>,
+    /// The mappings are known to have changed.
+    stale: bool,
+    /// A thread to read through, when the leader has exited.
+    through: Option<u32>,
 }
 
 impl Space {
     /// As a forked child has it: the same mappings.
     pub(super) fn fork(&self) -> Self {
-        Self { maps: Arc::clone(&self.maps), slots: self.slots.clone(), code: FxHashMap::default(), read_at: None }
+        Self { maps: Arc::clone(&self.maps), slots: self.slots.clone(), ..Self::default() }
     }
 
     /// Forgets what only unwinding needs.
@@ -59,9 +63,9 @@ impl Space {
         self.code = FxHashMap::default();
     }
 
-    /// Has new mappings: the next unknown address reads them at once.
+    /// Has other mappings: the next address reads them, unless they were just read.
     pub(super) fn invalidate(&mut self) {
-        self.read_at = None;
+        self.stale = true;
         self.code.clear();
     }
 
@@ -69,6 +73,9 @@ impl Space {
     pub(super) fn code(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) -> Code {
         if let Some(&code) = self.code.get(&address) {
             return code;
+        }
+        if self.stale {
+            self.refresh(tgid, failures);
         }
         let mut code = self.look(tgid, address, modules, failures);
         if code == Code::No && self.refresh(tgid, failures) {
@@ -100,7 +107,7 @@ impl Space {
     fn module(&mut self, tgid: u32, at: usize, modules: &mut Modules, failures: &mut Failures) -> Option<(ModuleId, u64)> {
         let (slot, map) = (self.slots.get_mut(at)?, self.maps.get(at)?);
         if *slot == Slot::Unopened {
-            *slot = open(tgid, map, modules).unwrap_or_else(|_| {
+            *slot = open(self.through.unwrap_or(tgid), map, modules).unwrap_or_else(|_| {
                 *failures.entry("file_unreadable").or_default() += 1;
                 Slot::Not
             });
@@ -115,13 +122,12 @@ impl Space {
         }
         self.read_at = Some(Instant::now());
         // A process that has gone keeps the mappings it had.
-        let fresh = match maps::read(tgid) {
-            Ok(fresh) if !fresh.is_empty() => fresh,
-            _ => {
-                *failures.entry("maps_unreadable").or_default() += 1;
-                return false;
-            }
+        self.stale = false;
+        let Some((through, fresh)) = read_maps(tgid) else {
+            *failures.entry("maps_unreadable").or_default() += 1;
+            return false;
         };
+        self.through = through;
         if fresh == *self.maps {
             return false;
         }
@@ -170,6 +176,15 @@ impl Space {
             self.module(tgid, code, modules, failures);
         }
     }
+}
+
+/// A process's mappings, and through which of its threads they were read if not the leader.
+fn read_maps(tgid: u32) -> Option<(Option<u32>, Vec<Map>)> {
+    let read = |id| maps::read(id).ok().filter(|m| !m.is_empty());
+    if let Some(found) = read(tgid) {
+        return Some((None, found));
+    }
+    maps::other_threads(tgid).into_iter().find_map(|tid| Some((Some(tid), read(tid)?)))
 }
 
 fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {

@@ -3,7 +3,7 @@
 use tracer_ebpf::wire::Regs;
 
 use super::memory::Copied;
-use super::module::{Lookup, ModuleId, Modules};
+use super::module::{Lookup, Module, ModuleId, Modules};
 use super::row::{Fault, Memory, PRESERVED, RBP, RIP, RSP, Registers, Row};
 use super::space::{Code, Failures, Space};
 use super::{End, Frame, MAX_FRAMES};
@@ -12,6 +12,8 @@ use super::{End, Frame, MAX_FRAMES};
 const MAX_SIGNALS: u32 = 16;
 /// A frameless function that only makes a system call is shorter than this.
 const MAX_STUB: u64 = 512;
+/// A function that has not come further than this may not have made its frame yet.
+const MAX_PROLOGUE: u64 = 32;
 
 /// A walk in progress.
 pub(super) struct Walk<'a, M> {
@@ -57,8 +59,8 @@ impl<M: Memory> Walk<'_, M> {
             let step = match code {
                 Code::File { lookup: Lookup::Row(row), .. } => self.by_row(row, &registers, leaf),
                 Code::File { lookup: Lookup::Bad, .. } => Err(End::BadCfi),
-                Code::File { module, bias, .. } => self.by_pointer(&registers, leaf, Some((module, bias))),
-                Code::Anonymous => self.by_pointer(&registers, leaf, None),
+                Code::File { module, bias, .. } => self.by_pointer(&registers, called, guessed, Some((module, bias))),
+                Code::Anonymous => self.by_pointer(&registers, called, guessed, None),
                 Code::No => Err(End::NoCfi),
             };
             match step {
@@ -121,17 +123,24 @@ impl<M: Memory> Walk<'_, M> {
     }
 
     /// Without rules: by frame pointer, and only if all that it leads to looks like a frame.
-    fn by_pointer(&mut self, callee: &Registers, leaf: bool, file: Option<(ModuleId, u64)>) -> Result<Step, End> {
+    fn by_pointer(
+        &mut self,
+        callee: &Registers,
+        called: bool,
+        guessed: bool,
+        file: Option<(ModuleId, u64)>,
+    ) -> Result<Step, End> {
         let lost = if file.is_some() { End::NoCfi } else { End::Jit };
-        if leaf
+        if !called
             && let Some((module, bias)) = file
             && let Some(step) = self.stub(callee, module, bias)
         {
             return Ok(step);
         }
         let (sp, frame) = (callee.value[RSP], callee.get(RBP).map_err(|_| lost)?);
-        if frame == 0 && !leaf {
-            // The mark that the ABI gives the outermost frame.
+        // A null pointer marks the outermost frame, where pointers are kept; elsewhere a register just happens to be 0.
+        let kept = file.is_some_and(|(m, _)| self.modules.get(m).is_some_and(Module::keeps_pointers));
+        if frame == 0 && guessed && kept {
             return Err(End::Complete);
         }
         if frame < sp || frame % 8 != 0 {
@@ -142,8 +151,10 @@ impl<M: Memory> Walk<'_, M> {
         };
         let saved = word(self.memory, frame)?;
         let ip = word(self.memory, frame.checked_add(8).ok_or(lost)?)?;
-        let end = ip == 0;
-        if !end && (self.code(ip.wrapping_sub(1)) == Code::No || (saved != 0 && saved <= frame && file.is_none())) {
+        if ip == 0 {
+            return Err(if kept { End::Complete } else { lost });
+        }
+        if self.code(ip.wrapping_sub(1)) == Code::No || (saved != 0 && saved <= frame && file.is_none()) {
             return Err(lost);
         }
         let mut registers = callee.clone();
@@ -155,21 +166,20 @@ impl<M: Memory> Walk<'_, M> {
         Ok(Step { registers, called: true, guessed: true })
     }
 
-    /// A function that only makes a system call and has neither frame nor rules (Go's): the word at sp is its return
-    /// address *if* a direct call that leads here stands before it, which proves it.
+    /// A function that has no frame, as it only makes a system call (Go's) or has not come so far: the word at sp is its
+    /// return address *if* a direct call that leads here stands before it, which proves it.
     fn stub(&mut self, callee: &Registers, module: ModuleId, bias: u64) -> Option<Step> {
         let (pc, sp) = (callee.value[RIP], callee.value[RSP]);
         let vaddr = pc.wrapping_sub(bias);
         let text = |modules: &Modules, at: u64, len| modules.get(module)?.text(at, len);
-        if text(self.modules, vaddr.wrapping_sub(2), 2)? != [0x0f, 0x05] {
-            return None;
-        }
+        let system_call = text(self.modules, vaddr.wrapping_sub(2), 2)? == [0x0f, 0x05];
+        let reach = if system_call { MAX_STUB } else { MAX_PROLOGUE };
         let ip = self.memory.word(sp).ok()?;
         let back = ip.wrapping_sub(bias);
         let call = text(self.modules, back.wrapping_sub(5), 5)?;
         let by = i32::from_le_bytes(call.get(1..5)?.try_into().ok()?);
         let target = back.wrapping_add_signed(i64::from(by));
-        if call.first() != Some(&0xe8) || vaddr.checked_sub(target)? > MAX_STUB {
+        if call.first() != Some(&0xe8) || vaddr.checked_sub(target)? > reach {
             return None;
         }
         let mut registers = callee.clone();

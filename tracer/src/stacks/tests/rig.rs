@@ -65,6 +65,12 @@ pub(super) fn threads(tgid: u32, copy: usize) -> BTreeMap<u32, (Regs, Vec<u8>)> 
     tids.filter_map(|tid: u32| Some((tid, registers(tgid, tid, copy)?))).collect()
 }
 
+/// The same without the leader, which may be a zombie, and without copies.
+pub(super) fn threads_but_first(tgid: u32) -> BTreeMap<u32, (Regs, Vec<u8>)> {
+    let tids = crate::proc::maps::other_threads(tgid);
+    tids.into_iter().filter_map(|tid| Some((tid, registers(tgid, tid, 0)?))).collect()
+}
+
 /// The stack from `sp` on, page by page up to the first that cannot be read, as the probe copies it.
 pub(super) fn copy_stack(tgid: u32, sp: u64, copy: usize) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -110,6 +110,57 @@ fn without_search_table() {
 }
 
 #[test]
+fn rules_for_debuggers_only() {
+    check(&["-O2", "-g", "-fno-asynchronous-unwind-tables"]);
+}
+
+#[test]
+fn by_frame_pointer() {
+    // The handler chains cross the C library with rules, and come back to code without.
+    let options = ["-O1", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fno-omit-frame-pointer"];
+    let Some(program) = Program::start("gcc", C, &options) else { return };
+    let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
+    for (regs, _) in program.threads(0).values() {
+        let unwound = stacks.unwind_live(program.tgid(), regs);
+        let words = symbolizer.resolve(&stacks, unwound.id);
+        assert_eq!(unwound.end, End::Complete, "{words:#?}");
+        assert!(CHAINS.iter().any(|c| shows(&words, c)), "{:?}", words.iter().map(name).collect::<Vec<_>>());
+        assert!(stacks.frames(unwound.id).iter().any(|f| f.guessed));
+    }
+}
+
+#[test]
+fn without_rules_or_frame_pointer_nothing_is_invented() {
+    let options = ["-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    let Some(program) = Program::start("gcc", C, &options) else { return };
+    let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
+    for (regs, _) in program.threads(0).values() {
+        let unwound = stacks.unwind_live(program.tgid(), regs);
+        let words = symbolizer.resolve(&stacks, unwound.id);
+        // The threads' last frames are libc's: to end without them and say Complete would be a lie.
+        let last = words.last().map(name);
+        assert_eq!(unwound.end == End::Complete, matches!(last, Some("clone3" | "_start")), "{last:?} {:?}", unwound.end);
+        let frames = stacks.frames(unwound.id);
+        println!("{:?} after {} frames, {} guessed", unwound.end, frames.len(), frames.iter().filter(|f| f.guessed).count());
+    }
+}
+
+#[test]
+fn the_first_thread_has_exited() {
+    let source = C.replace("for (;;) sink += main_outer();", "pthread_exit(0);");
+    let Some(program) = Program::start("gcc", &source, &["-O2"]) else { return };
+    let (mut stacks, mut symbolizer, tgid) = (Stacks::new(), Symbolizer::new(), program.tgid());
+    let threads = rig::threads_but_first(tgid);
+    assert_eq!(threads.len(), 7);
+    for (regs, _) in threads.values() {
+        let unwound = stacks.unwind_live(tgid, regs);
+        let words = symbolizer.resolve(&stacks, unwound.id);
+        assert_eq!(unwound.end, End::Complete, "{words:#?}");
+        assert!(CHAINS.iter().any(|c| shows(&words, c)), "{words:#?}");
+    }
+}
+
+#[test]
 fn cpp_mutex() {
     let Some(program) = Program::start("g++", CPP, &["-O2", "-g"]) else { return };
     let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
