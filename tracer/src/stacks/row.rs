@@ -54,7 +54,9 @@ impl Registers {
     }
 
     pub(super) fn set(&mut self, register: usize, value: Option<u64>) {
-        let (Some(slot), bit) = (self.value.get_mut(register), 1 << (register & 31)) else { return };
+        let (Some(slot), bit) = (self.value.get_mut(register), 1 << (register & 31)) else {
+            return;
+        };
         match value {
             Some(value) => (*slot, self.known) = (value, self.known | bit),
             None => self.known &= !bit,
@@ -85,7 +87,13 @@ pub(super) enum Rule {
 
 impl Rule {
     /// The value; None when undefined. `cfa` is what expressions begin with.
-    pub(super) fn apply(&self, register: usize, from: &Registers, cfa: u64, memory: &mut impl Memory) -> Result<Option<u64>, Fault> {
+    pub(super) fn apply(
+        &self,
+        register: usize,
+        from: &Registers,
+        cfa: u64,
+        memory: &mut impl Memory,
+    ) -> Result<Option<u64>, Fault> {
         let plus = |base: u64, by: i32| base.wrapping_add_signed(i64::from(by));
         Ok(Some(match self {
             Self::Undefined => return Ok(None),
@@ -157,7 +165,9 @@ fn evaluate(ops: &[Op], from: &Registers, initial: u64, memory: &mut impl Memory
     let mut stack = vec![initial];
     let mut at = 0usize;
     for _ in 0..MAX_STEPS {
-        let Some(&op) = ops.get(at) else { return stack.pop().ok_or(Fault::Rules) };
+        let Some(&op) = ops.get(at) else {
+            return stack.pop().ok_or(Fault::Rules);
+        };
         at += 1;
         let mut pop = || stack.pop().ok_or(Fault::Rules);
         let push = match op {
@@ -166,10 +176,17 @@ fn evaluate(ops: &[Op], from: &Registers, initial: u64, memory: &mut impl Memory
             Op::PlusConstant(by) => pop()?.wrapping_add(by),
             Op::Deref(size) => {
                 let word = memory.word(pop()?)?;
-                if size >= 8 { word } else { word & ((1 << (8 * u32::from(size))) - 1) }
+                if size >= 8 {
+                    word
+                } else {
+                    word & ((1 << (8 * u32::from(size))) - 1)
+                }
             }
             Op::Pick(index) => {
-                let at = stack.len().checked_sub(1 + usize::from(index)).ok_or(Fault::Rules)?;
+                let at = stack
+                    .len()
+                    .checked_sub(1 + usize::from(index))
+                    .ok_or(Fault::Rules)?;
                 *stack.get(at).ok_or(Fault::Rules)?
             }
             Op::Drop => {
@@ -287,7 +304,10 @@ mod tests {
             Op::Shl,
             Op::Plus,
         ];
-        let mut registers = Registers { value: [0; 17], known: u32::MAX };
+        let mut registers = Registers {
+            value: [0; 17],
+            known: u32::MAX,
+        };
         registers.value[RSP] = 0x1000;
         for (ip, cfa) in [(0x406u64, 0x1008), (0x40b, 0x1010)] {
             registers.value[RIP] = ip;
@@ -297,9 +317,21 @@ mod tests {
 
     #[test]
     fn an_endless_expression_ends() {
-        let registers = Registers { value: [0; 17], known: 0 };
-        assert_eq!(evaluate(&[Op::Nop, Op::Skip(0)], &registers, 0, &mut Nothing), Err(Fault::Rules));
-        assert_eq!(evaluate(&[Op::Register(7, 0)], &registers, 0, &mut Nothing), Err(Fault::Rules));
-        assert_eq!(evaluate(&[Op::Constant(0), Op::Div], &registers, 1, &mut Nothing), Err(Fault::Rules));
+        let registers = Registers {
+            value: [0; 17],
+            known: 0,
+        };
+        assert_eq!(
+            evaluate(&[Op::Nop, Op::Skip(0)], &registers, 0, &mut Nothing),
+            Err(Fault::Rules)
+        );
+        assert_eq!(
+            evaluate(&[Op::Register(7, 0)], &registers, 0, &mut Nothing),
+            Err(Fault::Rules)
+        );
+        assert_eq!(
+            evaluate(&[Op::Constant(0), Op::Div], &registers, 1, &mut Nothing),
+            Err(Fault::Rules)
+        );
     }
 }

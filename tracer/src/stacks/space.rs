@@ -24,7 +24,11 @@ pub(super) type Failures = BTreeMap<&'static str, u64>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     /// A file's code at a virtual address, and its rules.
-    File { module: ModuleId, bias: u64, lookup: Lookup },
+    File {
+        module: ModuleId,
+        bias: u64,
+        lookup: Lookup,
+    },
     /// Executable memory without a file that says anything: a JIT's.
     Anonymous,
     /// Not executable, or not mapped.
@@ -55,7 +59,11 @@ pub(super) struct Space {
 impl Space {
     /// As a forked child has it: the same mappings.
     pub(super) fn fork(&self) -> Self {
-        Self { maps: Arc::clone(&self.maps), slots: self.slots.clone(), ..Self::default() }
+        Self {
+            maps: Arc::clone(&self.maps),
+            slots: self.slots.clone(),
+            ..Self::default()
+        }
     }
 
     /// Forgets what only unwinding needs.
@@ -70,7 +78,13 @@ impl Space {
     }
 
     /// What lies at `address`.
-    pub(super) fn code(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) -> Code {
+    pub(super) fn code(
+        &mut self,
+        tgid: u32,
+        address: u64,
+        modules: &mut Modules,
+        failures: &mut Failures,
+    ) -> Code {
         if let Some(&code) = self.code.get(&address) {
             return code;
         }
@@ -91,20 +105,30 @@ impl Space {
     }
 
     fn look(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) -> Code {
-        let Some(at) = maps::find(&self.maps, address) else { return Code::No };
+        let Some(at) = maps::find(&self.maps, address) else {
+            return Code::No;
+        };
         if !self.maps.get(at).is_some_and(|m| m.exec) {
             return Code::No;
         }
         match self.module(tgid, at, modules, failures) {
-            Some((module, bias)) => {
-                Code::File { module, bias, lookup: modules.lookup(module, address.wrapping_sub(bias)) }
-            }
+            Some((module, bias)) => Code::File {
+                module,
+                bias,
+                lookup: modules.lookup(module, address.wrapping_sub(bias)),
+            },
             None => Code::Anonymous,
         }
     }
 
     /// The file behind a mapping and its bias.
-    fn module(&mut self, tgid: u32, at: usize, modules: &mut Modules, failures: &mut Failures) -> Option<(ModuleId, u64)> {
+    fn module(
+        &mut self,
+        tgid: u32,
+        at: usize,
+        modules: &mut Modules,
+        failures: &mut Failures,
+    ) -> Option<(ModuleId, u64)> {
         let (slot, map) = (self.slots.get_mut(at)?, self.maps.get(at)?);
         if *slot == Slot::Unopened {
             *slot = open(self.through.unwrap_or(tgid), map, modules).unwrap_or_else(|_| {
@@ -112,7 +136,11 @@ impl Space {
                 Slot::Not
             });
         }
-        if let Slot::Module(id, bias) = *slot { Some((id, bias)) } else { None }
+        if let Slot::Module(id, bias) = *slot {
+            Some((id, bias))
+        } else {
+            None
+        }
     }
 
     /// Reads the mappings again unless that was just done. Whether they changed.
@@ -131,10 +159,18 @@ impl Space {
         if fresh == *self.maps {
             return false;
         }
-        let kept: FxHashMap<_, _> = self.maps.iter().zip(&self.slots).map(|(m, s)| ((m.start, m.offset, m.inode), s)).collect();
+        let kept: FxHashMap<_, _> = self
+            .maps
+            .iter()
+            .zip(&self.slots)
+            .map(|(m, s)| ((m.start, m.offset, m.inode), s))
+            .collect();
         self.slots = fresh
             .iter()
-            .map(|m| kept.get(&(m.start, m.offset, m.inode)).map_or(Slot::Unopened, |&&s| s))
+            .map(|m| {
+                kept.get(&(m.start, m.offset, m.inode))
+                    .map_or(Slot::Unopened, |&&s| s)
+            })
             .collect();
         self.maps = Arc::new(fresh);
         self.code.clear();
@@ -164,14 +200,29 @@ impl Space {
     }
 
     /// Opens the code of the file that holds or precedes `address`, so that [`Self::data_module`] finds it.
-    pub(super) fn open_for_data(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) {
+    pub(super) fn open_for_data(
+        &mut self,
+        tgid: u32,
+        address: u64,
+        modules: &mut Modules,
+        failures: &mut Failures,
+    ) {
         if maps::find(&self.maps, address).is_none() {
             self.refresh(tgid, failures);
         }
-        let Some(at) = maps::find(&self.maps, address) else { return };
-        let file = self.maps.get(..=at).and_then(|m| m.iter().rev().take(3).find(|m| m.is_file())).cloned();
+        let Some(at) = maps::find(&self.maps, address) else {
+            return;
+        };
+        let file = self
+            .maps
+            .get(..=at)
+            .and_then(|m| m.iter().rev().take(3).find(|m| m.is_file()))
+            .cloned();
         let Some(file) = file else { return };
-        let code = self.maps.iter().position(|m| m.exec && m.inode == file.inode && m.device == file.device);
+        let code = self
+            .maps
+            .iter()
+            .position(|m| m.exec && m.inode == file.inode && m.device == file.device);
         if let Some(code) = code {
             self.module(tgid, code, modules, failures);
         }
@@ -184,7 +235,9 @@ fn read_maps(tgid: u32) -> Option<(Option<u32>, Vec<Map>)> {
     if let Some(found) = read(tgid) {
         return Some((None, found));
     }
-    maps::other_threads(tgid).into_iter().find_map(|tid| Some((Some(tid), read(tid)?)))
+    maps::other_threads(tgid)
+        .into_iter()
+        .find_map(|tid| Some((Some(tid), read(tid)?)))
 }
 
 fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {
@@ -197,5 +250,7 @@ fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {
         None
     };
     let bias = |id| modules.get(id)?.elf.bias(map.start, map.offset, map.exec);
-    Ok(id.and_then(|id| Some(Slot::Module(id, bias(id)?))).unwrap_or(Slot::Not))
+    Ok(id
+        .and_then(|id| Some(Slot::Module(id, bias(id)?)))
+        .unwrap_or(Slot::Not))
 }

@@ -36,7 +36,10 @@ struct Step {
 impl<M: Memory> Walk<'_, M> {
     /// Collects frames from `regs` on, and says why it ended.
     pub(super) fn run(&mut self, regs: &Regs) -> End {
-        let mut registers = Registers { value: [0; 17], known: (1 << 17) - 1 };
+        let mut registers = Registers {
+            value: [0; 17],
+            known: (1 << 17) - 1,
+        };
         for (to, from) in registers.value.iter_mut().zip(regs.gp) {
             *to = from;
         }
@@ -57,9 +60,16 @@ impl<M: Memory> Walk<'_, M> {
             }
             self.push(pc, code, called, guessed);
             let step = match code {
-                Code::File { lookup: Lookup::Row(row), .. } => self.by_row(row, &registers, leaf),
-                Code::File { lookup: Lookup::Bad, .. } => Err(End::BadCfi),
-                Code::File { module, bias, .. } => self.by_pointer(&registers, called, guessed, Some((module, bias))),
+                Code::File {
+                    lookup: Lookup::Row(row),
+                    ..
+                } => self.by_row(row, &registers, leaf),
+                Code::File {
+                    lookup: Lookup::Bad, ..
+                } => Err(End::BadCfi),
+                Code::File { module, bias, .. } => {
+                    self.by_pointer(&registers, called, guessed, Some((module, bias)))
+                }
                 Code::Anonymous => self.by_pointer(&registers, called, guessed, None),
                 Code::No => Err(End::NoCfi),
             };
@@ -88,13 +98,23 @@ impl<M: Memory> Walk<'_, M> {
             Code::File { module, bias, .. } => (Some(module), pc.wrapping_sub(bias)),
             _ => (None, 0),
         };
-        self.frames.push(Frame { module, address: pc, offset, return_address: called, guessed });
+        self.frames.push(Frame {
+            module,
+            address: pc,
+            offset,
+            return_address: called,
+            guessed,
+        });
     }
 
     fn by_row(&mut self, row: u32, callee: &Registers, leaf: bool) -> Result<Step, End> {
         let Self { modules, memory, .. } = self;
         let row: &Row = modules.rows.get(row).ok_or(End::BadCfi)?;
-        let cfa = row.cfa.apply(RSP, callee, 0, *memory).map_err(End::from)?.ok_or(End::BadCfi)?;
+        let cfa = row
+            .cfa
+            .apply(RSP, callee, 0, *memory)
+            .map_err(End::from)?
+            .ok_or(End::BadCfi)?;
         let mut registers = callee.clone();
         if !row.signal {
             registers.known &= PRESERVED;
@@ -110,7 +130,11 @@ impl<M: Memory> Walk<'_, M> {
             };
             registers.set(register, value);
         }
-        let Some(ip) = row.return_address.apply(RIP, callee, cfa, *memory).map_err(End::from)? else {
+        let Some(ip) = row
+            .return_address
+            .apply(RIP, callee, cfa, *memory)
+            .map_err(End::from)?
+        else {
             return Err(End::Complete);
         };
         registers.set(RIP, Some(ip));
@@ -119,7 +143,11 @@ impl<M: Memory> Walk<'_, M> {
         if !row.signal && !rises {
             return Err(End::BadCfi);
         }
-        Ok(Step { registers, called: !row.signal, guessed: false })
+        Ok(Step {
+            registers,
+            called: !row.signal,
+            guessed: false,
+        })
     }
 
     /// Without rules: by frame pointer, and only if all that it leads to looks like a frame.
@@ -147,7 +175,13 @@ impl<M: Memory> Walk<'_, M> {
             return Err(lost);
         }
         let word = |memory: &mut M, address| {
-            memory.word(address).map_err(|fault| if fault == Fault::Beyond { End::Truncated } else { lost })
+            memory.word(address).map_err(|fault| {
+                if fault == Fault::Beyond {
+                    End::Truncated
+                } else {
+                    lost
+                }
+            })
         };
         let saved = word(self.memory, frame)?;
         let ip = word(self.memory, frame.checked_add(8).ok_or(lost)?)?;
@@ -163,7 +197,11 @@ impl<M: Memory> Walk<'_, M> {
         registers.value[RSP] = frame.checked_add(16).ok_or(lost)?;
         registers.value[RBP] = saved;
         registers.value[RIP] = ip;
-        Ok(Step { registers, called: true, guessed: true })
+        Ok(Step {
+            registers,
+            called: true,
+            guessed: true,
+        })
     }
 
     /// A function that has no frame, as it only makes a system call (Go's) or has not come so far: the word at sp is its
@@ -186,7 +224,11 @@ impl<M: Memory> Walk<'_, M> {
         registers.known &= PRESERVED;
         registers.value[RSP] = sp.checked_add(8)?;
         registers.value[RIP] = ip;
-        Some(Step { registers, called: true, guessed: true })
+        Some(Step {
+            registers,
+            called: true,
+            guessed: true,
+        })
     }
 }
 
@@ -202,5 +244,9 @@ impl From<Fault> for End {
 
 /// The copy that a probe made.
 pub(super) fn copied<'a>(regs: &Regs, bytes: &'a [u8]) -> Copied<'a> {
-    Copied::new(regs.sp, bytes, regs.fault == tracer_ebpf::wire::stack_fault::UNREADABLE)
+    Copied::new(
+        regs.sp,
+        bytes,
+        regs.fault == tracer_ebpf::wire::stack_fault::UNREADABLE,
+    )
 }

@@ -47,7 +47,17 @@ fn here() -> (Regs, Vec<u8>, Vec<u64>) {
     truth.remove(0);
     // Nor is there code at 0, where it ends in some versions.
     truth.retain(|&ip| ip != 0);
-    (Regs { ip, sp: gp[7], gp, stack_len: bytes.len() as u32, fault: 0 }, bytes, truth)
+    (
+        Regs {
+            ip,
+            sp: gp[7],
+            gp,
+            stack_len: bytes.len() as u32,
+            fault: 0,
+        },
+        bytes,
+        truth,
+    )
 }
 
 #[inline(never)]
@@ -58,7 +68,12 @@ fn deeper(depth: u32) -> (Stacks, Regs, Vec<u8>) {
     let (regs, bytes, truth) = here();
     let (tgid, mut stacks) = (std::process::id(), Stacks::new());
     let unwound = stacks.unwind(tgid, &regs, &bytes);
-    let ours: Vec<_> = stacks.frames(unwound.id).iter().skip(1).map(|f| f.address).collect();
+    let ours: Vec<_> = stacks
+        .frames(unwound.id)
+        .iter()
+        .skip(1)
+        .map(|f| f.address)
+        .collect();
     assert_eq!(ours, truth);
     assert_eq!(unwound.end, End::Complete);
     (stacks, regs, bytes)
@@ -72,7 +87,12 @@ extern "C-unwind" fn called_back(stacks: *mut c_void) {
     let stacks = unsafe { &mut *stacks.cast::<Stacks>() };
     let (regs, bytes, truth) = here();
     let unwound = stacks.unwind(std::process::id(), &regs, &bytes);
-    let ours: Vec<_> = stacks.frames(unwound.id).iter().skip(1).map(|f| f.address).collect();
+    let ours: Vec<_> = stacks
+        .frames(unwound.id)
+        .iter()
+        .skip(1)
+        .map(|f| f.address)
+        .collect();
     assert_eq!(ours, truth);
     let names = Symbolizer::new().function_names(stacks, unwound.id);
     assert!(names.iter().flatten().any(|n| &**n == "calls_back"), "{names:?}");
@@ -82,15 +102,26 @@ extern "C-unwind" fn called_back(stacks: *mut c_void) {
 fn a_library_loaded_meanwhile() {
     let folder = tempfile::tempdir().unwrap();
     let (source, library) = (folder.path().join("a.c"), folder.path().join("liba.so"));
-    std::fs::write(&source, "int n; void calls_back(void (*f)(void *), void *p) { f(p); n++; }").unwrap();
-    let built = Command::new("gcc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    std::fs::write(
+        &source,
+        "int n; void calls_back(void (*f)(void *), void *p) { f(p); n++; }",
+    )
+    .unwrap();
+    let built = Command::new("gcc")
+        .args(["-O2", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status();
     if !built.is_ok_and(|s| s.success()) {
         println!("skipped: no gcc");
         return;
     }
     let mut stacks = Stacks::new();
     let (regs, bytes, _) = here();
-    assert_eq!(stacks.unwind(std::process::id(), &regs, &bytes).end, End::Complete);
+    assert_eq!(
+        stacks.unwind(std::process::id(), &regs, &bytes).end,
+        End::Complete
+    );
     std::thread::sleep(Duration::from_millis(60));
     let path = CString::new(library.to_str().unwrap()).unwrap();
     // SAFETY: loads the library just built, whose one function has this type, and calls it.
@@ -120,7 +151,10 @@ fn every_caller_that_libgcc_finds() {
     let (mut stacks, regs, bytes) = deeper(13);
     let names = Symbolizer::new().function_names(&stacks, crate::stacks::StackId(1));
     let flat: Vec<_> = names.iter().flatten().filter(|n| n.contains("own::")).collect();
-    assert!(flat.iter().filter(|n| n.ends_with("deeper")).count() == 14, "{flat:#?}");
+    assert!(
+        flat.iter().filter(|n| n.ends_with("deeper")).count() == 14,
+        "{flat:#?}"
+    );
     // Not asserted: the price of a warm walk.
     let (tgid, rounds) = (std::process::id(), 10_000u32);
     let first = stacks.unwind(tgid, &regs, &bytes);
@@ -129,5 +163,9 @@ fn every_caller_that_libgcc_finds() {
     for _ in 0..rounds {
         black_box(stacks.unwind(tgid, black_box(&regs), black_box(&bytes)));
     }
-    println!("{frames} frames ({:?}) warm: {:?}", first.end, start.elapsed() / rounds);
+    println!(
+        "{frames} frames ({:?}) warm: {:?}",
+        first.end,
+        start.elapsed() / rounds
+    );
 }

@@ -22,8 +22,17 @@ fn survey() {
             (equal, of) = (equal + same, of + truth.len());
             if same < truth.len() || unwound.end != End::Complete {
                 let words = symbolizer.resolve(&stacks, unwound.id);
-                let names: Vec<_> = words.iter().filter(|w| !w.inlined).map(|w| w.function.as_deref().unwrap_or("?")).collect();
-                println!("  {tid}: {:?}, {} of gdb's {}, {names:?}", unwound.end, same, truth.len());
+                let names: Vec<_> = words
+                    .iter()
+                    .filter(|w| !w.inlined)
+                    .map(|w| w.function.as_deref().unwrap_or("?"))
+                    .collect();
+                println!(
+                    "  {tid}: {:?}, {} of gdb's {}, {names:?}",
+                    unwound.end,
+                    same,
+                    truth.len()
+                );
                 println!("    gdb {:x?}", truth.get(same..same + 3));
             }
         }
