@@ -5,17 +5,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, EndianSlice, LittleEndian, RegisterRule, UnwindContext, UnwindSection,
 };
-use gimli::{DebugFrame, EhFrame, FrameDescriptionEntry, Operation};
+use gimli::{DebugFrame, EhFrame, FrameDescriptionEntry};
 
 use super::elf::{Elf, Image, u32_at};
-use super::row::{Op, RIP, Row, Rule};
+use super::expr::{Op, compile};
+use super::row::{RIP, Row, Rule};
 
 /// Entries indexed when a file has no search table.
 const MAX_ENTRIES: usize = 4 << 20;
 /// Bytes of one entry: a program of a megabyte is an attack.
 const MAX_ENTRY: usize = 1 << 20;
 
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
+pub(super) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Context = UnwindContext<usize>;
 
 /// A section that lists entries.
@@ -159,9 +160,9 @@ impl Table {
         while low < high {
             let middle = low + (high - low) / 2;
             if self.pair(middle)?.0 <= address {
-                low = middle + 1
+                low = middle + 1;
             } else {
-                high = middle
+                high = middle;
             }
         }
         Some(self.pair(low.checked_sub(1)?)?.1)
@@ -260,7 +261,7 @@ fn found<'a, S: UnwindSection<Slice<'a>>>(
         .unwind_info_for_address(section, bases, context, address)
         .ok()
         .and_then(|row| {
-            let compile = |rule| compile_rule(rule, section, fde);
+            let compiled = |rule| compile_rule(rule, section, fde);
             let cfa = match row.cfa() {
                 CfaRule::RegisterAndOffset { register, offset } => {
                     Rule::Register(u8::try_from(register.0).ok()?, i32::try_from(*offset).ok()?)
@@ -272,7 +273,7 @@ fn found<'a, S: UnwindSection<Slice<'a>>>(
             let mut return_address = Rule::Same;
             let mut saved = Vec::new();
             for (register, rule) in row.registers() {
-                let rule = compile(rule)?;
+                let rule = compiled(rule)?;
                 if *register == ra {
                     return_address = rule;
                 } else if usize::from(register.0) < RIP {
@@ -328,81 +329,5 @@ fn expression_rule(
         }
         (_, true) => Rule::At(ops.into()),
         (_, false) => Rule::Value(ops.into()),
-    })
-}
-
-fn compile(expression: &gimli::Expression<Slice<'_>>, encoding: gimli::Encoding) -> Option<Vec<Op>> {
-    let bytes = expression.0;
-    let mut rest = bytes;
-    let mut ops = Vec::new();
-    // Byte offset of each operation, to turn branches into indices.
-    let mut offsets = Vec::new();
-    let mut branches = Vec::new();
-    while !rest.is_empty() {
-        if ops.len() >= 64 {
-            return None;
-        }
-        offsets.push(bytes.len() - rest.len());
-        let operation = Operation::parse(&mut rest, encoding).ok()?;
-        if let Operation::Skip { target } | Operation::Bra { target } = operation {
-            branches.push((
-                ops.len(),
-                (bytes.len() - rest.len()).checked_add_signed(isize::from(target))?,
-            ));
-        }
-        ops.push(translate(&operation)?);
-    }
-    offsets.push(bytes.len());
-    for (at, to) in branches {
-        let target = u16::try_from(offsets.iter().position(|&o| o == to)?).ok()?;
-        let op = ops.get_mut(at)?;
-        *op = if matches!(op, Op::Skip(_)) {
-            Op::Skip(target)
-        } else {
-            Op::Bra(target)
-        };
-    }
-    Some(ops)
-}
-
-fn translate(operation: &Operation<Slice<'_>>) -> Option<Op> {
-    Some(match *operation {
-        Operation::UnsignedConstant { value } => Op::Constant(value),
-        Operation::SignedConstant { value } => Op::Constant(value as u64),
-        Operation::RegisterOffset { register, offset, .. } if usize::from(register.0) <= RIP => {
-            Op::Register(u8::try_from(register.0).ok()?, offset)
-        }
-        Operation::PlusConstant { value } => Op::PlusConstant(value),
-        Operation::Deref {
-            size, space: false, ..
-        } if (1..=8).contains(&size) => Op::Deref(size),
-        Operation::Pick { index } => Op::Pick(index),
-        Operation::Drop => Op::Drop,
-        Operation::Swap => Op::Swap,
-        Operation::Rot => Op::Rot,
-        Operation::Abs => Op::Abs,
-        Operation::Neg => Op::Neg,
-        Operation::Not => Op::Not,
-        Operation::And => Op::And,
-        Operation::Or => Op::Or,
-        Operation::Xor => Op::Xor,
-        Operation::Plus => Op::Plus,
-        Operation::Minus => Op::Minus,
-        Operation::Mul => Op::Mul,
-        Operation::Div => Op::Div,
-        Operation::Mod => Op::Mod,
-        Operation::Shl => Op::Shl,
-        Operation::Shr => Op::Shr,
-        Operation::Shra => Op::Shra,
-        Operation::Eq => Op::Eq,
-        Operation::Ne => Op::Ne,
-        Operation::Lt => Op::Lt,
-        Operation::Le => Op::Le,
-        Operation::Gt => Op::Gt,
-        Operation::Ge => Op::Ge,
-        Operation::Skip { .. } => Op::Skip(0),
-        Operation::Bra { .. } => Op::Bra(0),
-        Operation::Nop => Op::Nop,
-        _ => return None,
     })
 }

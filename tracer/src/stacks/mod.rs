@@ -9,6 +9,7 @@
 mod cfi;
 mod data;
 mod elf;
+mod expr;
 mod intern;
 mod kernel;
 mod memory;

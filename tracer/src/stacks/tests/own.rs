@@ -169,3 +169,9 @@ fn every_caller_that_libgcc_finds() {
         start.elapsed() / rounds
     );
 }
+
+/// A session may move it to a thread of its own.
+const _: fn() = || {
+    fn sends<T: Send>() {}
+    sends::<Stacks>();
+};
