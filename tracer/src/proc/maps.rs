@@ -9,9 +9,15 @@ const MAX_TEXT: u64 = 64 << 20;
 /// Mappings kept of one process.
 const MAX_MAPS: usize = 1 << 18;
 
+/// Threads tried in place of a leader that has exited.
+const MAX_TRIED: usize = 8;
+
 /// One mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "the four letters of the permissions column")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "the four letters of the permissions column"
+)]
 pub struct Map {
     /// First address.
     pub start: u64,
@@ -68,11 +74,23 @@ pub fn parse(text: &[u8]) -> Vec<Map> {
     maps
 }
 
-/// Reads and parses the maps of a process.
-pub fn read(tgid: u32) -> io::Result<Vec<Map>> {
+/// Reads and parses the maps of a process or thread. They are empty when that thread has exited, as a leader may before
+/// its process does.
+pub fn read(id: u32) -> io::Result<Vec<Map>> {
     let mut text = Vec::new();
-    File::open(format!("/proc/{tgid}/maps"))?.take(MAX_TEXT).read_to_end(&mut text)?;
+    File::open(format!("/proc/{id}/maps"))?
+        .take(MAX_TEXT)
+        .read_to_end(&mut text)?;
     Ok(parse(&text))
+}
+
+/// Threads of a process other than its leader: through any of them its memory can be read when the leader has exited.
+pub fn other_threads(tgid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{tgid}/task"))
+        .into_iter()
+        .flatten();
+    let tids = tasks.filter_map(|t| t.ok()?.file_name().to_str()?.parse().ok());
+    tids.filter(|&tid| tid != tgid).take(MAX_TRIED).collect()
 }
 
 /// The mapping that holds `address`, by index.
@@ -128,14 +146,18 @@ mod tests {
 
     #[test]
     fn a_line_of_each_kind() {
-        let text = b"55d0c000-55d0d000 r-xp 00001000 fe:01 1234                       /usr/bin/a b (deleted)\n\
+        let text =
+            b"55d0c000-55d0d000 r-xp 00001000 fe:01 1234                       /usr/bin/a b (deleted)\n\
             nonsense\n\
             7ffc1000-7ffc2000 rw-p 00000000 00:00 0                          [stack]\n\
             7f000000-7f001000 ---p 00000000 00:00 0 \n";
         let maps = parse(text);
         assert_eq!(maps.len(), 3);
         assert_eq!(&*maps[0].name, "/usr/bin/a b (deleted)");
-        assert_eq!((maps[0].offset, maps[0].inode, maps[0].device), (0x1000, 1234, 0xfe << 32 | 1));
+        assert_eq!(
+            (maps[0].offset, maps[0].inode, maps[0].device),
+            (0x1000, 1234, 0xfe << 32 | 1)
+        );
         assert!(maps[0].exec && maps[0].is_file() && !maps[0].write);
         assert_eq!(&*maps[1].name, "");
         assert_eq!(&*maps[2].name, "[stack]");

@@ -2,18 +2,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use gimli::{BaseAddresses, CfaRule, CieOrFde, EndianSlice, LittleEndian, RegisterRule, UnwindContext, UnwindSection};
-use gimli::{DebugFrame, EhFrame, FrameDescriptionEntry, Operation};
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, EndianSlice, LittleEndian, RegisterRule, UnwindContext, UnwindSection,
+};
+use gimli::{DebugFrame, EhFrame, FrameDescriptionEntry};
 
 use super::elf::{Elf, Image, u32_at};
-use super::row::{Op, RIP, Row, Rule};
+use super::expr::{Op, compile};
+use super::row::{RIP, Row, Rule};
 
 /// Entries indexed when a file has no search table.
 const MAX_ENTRIES: usize = 4 << 20;
 /// Bytes of one entry: a program of a megabyte is an attack.
 const MAX_ENTRY: usize = 1 << 20;
 
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
+pub(super) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Context = UnwindContext<usize>;
 
 /// A section that lists entries.
@@ -53,7 +56,10 @@ pub(super) struct Found {
 impl Cfi {
     /// Reads the sections of a file.
     pub(super) fn read(image: &(impl Image + ?Sized), elf: &Elf) -> Self {
-        let header = elf.segments.iter().find(|s| s.kind == object::elf::PT_GNU_EH_FRAME);
+        let header = elf
+            .segments
+            .iter()
+            .find(|s| s.kind == object::elf::PT_GNU_EH_FRAME);
         let header = header.and_then(|s| Table::parse(s.vaddr, image.read_at(s.offset, s.file_size)?));
         let section = |name: &str| {
             let found = elf.section(name)?;
@@ -68,9 +74,24 @@ impl Cfi {
             })
             .unwrap_or_default();
         let table = header.filter(|h| h.1 == addr).and_then(|h| h.0);
-        let eh = Frames { addr, data, debug: false, index: None };
+        let eh = Frames {
+            addr,
+            data,
+            debug: false,
+            index: None,
+        };
         let (addr, data) = section(".debug_frame").unwrap_or_default();
-        Self { table, eh, debug: Frames { addr, data, debug: true, index: None }, context: Box::default() }
+        Self {
+            table,
+            eh,
+            debug: Frames {
+                addr,
+                data,
+                debug: true,
+                index: None,
+            },
+            context: Box::default(),
+        }
     }
 
     /// Bytes held.
@@ -81,11 +102,18 @@ impl Cfi {
     /// Looks an address up and compiles the rules that hold there.
     pub(super) fn find(&mut self, address: u64) -> Option<Found> {
         // gimli is fuzzed, but its sums are unchecked in a build with overflow checks.
-        catch_unwind(AssertUnwindSafe(|| self.search(address))).ok().flatten()
+        catch_unwind(AssertUnwindSafe(|| self.search(address)))
+            .ok()
+            .flatten()
     }
 
     fn search(&mut self, address: u64) -> Option<Found> {
-        let Self { table, eh, debug, context } = self;
+        let Self {
+            table,
+            eh,
+            debug,
+            context,
+        } = self;
         if let Some(table) = table {
             let offset = table.lookup(address).and_then(|at| at.checked_sub(eh.addr));
             if let Some(found) = offset.and_then(|o| eh.at(usize::try_from(o).ok()?, address, context)) {
@@ -103,7 +131,9 @@ impl Table {
     fn parse(addr: u64, data: Vec<u8>) -> Option<(Option<Self>, u64)> {
         // Version 1, pointer pc-relative i32, count u32, pairs data-relative i32.
         let usual = data.get(..2)? == [1, 0x1b];
-        let frames = addr.wrapping_add(4).wrapping_add_signed(i64::from(u32_at(&data, 4)? as i32));
+        let frames = addr
+            .wrapping_add(4)
+            .wrapping_add_signed(i64::from(u32_at(&data, 4)? as i32));
         if !usual {
             return None;
         }
@@ -115,7 +145,12 @@ impl Table {
     }
 
     fn pair(&self, at: usize) -> Option<(u64, u64)> {
-        let value = |at| Some(self.addr.wrapping_add_signed(i64::from(u32_at(&self.data, at)? as i32)));
+        let value = |at| {
+            Some(
+                self.addr
+                    .wrapping_add_signed(i64::from(u32_at(&self.data, at)? as i32)),
+            )
+        };
         Some((value(12 + at * 8)?, value(16 + at * 8)?))
     }
 
@@ -124,7 +159,11 @@ impl Table {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.pair(middle)?.0 <= address { low = middle + 1 } else { high = middle }
+            if self.pair(middle)?.0 <= address {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
         }
         Some(self.pair(low.checked_sub(1)?)?.1)
     }
@@ -141,7 +180,9 @@ impl Frames {
         let index = self.index.as_ref()?;
         let at = index.partition_point(|e| e.0 <= address).checked_sub(1)?;
         let &(start, end, offset) = index.get(at)?;
-        (start..end).contains(&address).then(|| self.at(offset, address, context))?
+        (start..end)
+            .contains(&address)
+            .then(|| self.at(offset, address, context))?
     }
 
     fn bases(&self) -> BaseAddresses {
@@ -165,18 +206,25 @@ impl Frames {
         let bases = self.bases();
         if self.debug {
             let section = self.debug();
-            let fde = section.fde_from_offset(&bases, offset.into(), DebugFrame::cie_from_offset).ok()?;
+            let fde = section
+                .fde_from_offset(&bases, offset.into(), DebugFrame::cie_from_offset)
+                .ok()?;
             found(&section, &bases, &fde, address, context)
         } else {
             let section = self.eh();
-            let fde = section.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).ok()?;
+            let fde = section
+                .fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset)
+                .ok()?;
             found(&section, &bases, &fde, address, context)
         }
     }
 
     fn build(&self) -> Vec<(u64, u64, usize)> {
-        let mut index =
-            if self.debug { list(&self.debug(), &self.bases()) } else { list(&self.eh(), &self.bases()) };
+        let mut index = if self.debug {
+            list(&self.debug(), &self.bases())
+        } else {
+            list(&self.eh(), &self.bases())
+        };
         index.sort_unstable();
         index
     }
@@ -209,28 +257,41 @@ fn found<'a, S: UnwindSection<Slice<'a>>>(
     }
     let signal = fde.is_signal_trampoline();
     let ra = fde.cie().return_address_register();
-    let row = fde.unwind_info_for_address(section, bases, context, address).ok().and_then(|row| {
-        let compile = |rule| compile_rule(rule, section, fde);
-        let cfa = match row.cfa() {
-            CfaRule::RegisterAndOffset { register, offset } => {
-                Rule::Register(u8::try_from(register.0).ok()?, i32::try_from(*offset).ok()?)
+    let row = fde
+        .unwind_info_for_address(section, bases, context, address)
+        .ok()
+        .and_then(|row| {
+            let compiled = |rule| compile_rule(rule, section, fde);
+            let cfa = match row.cfa() {
+                CfaRule::RegisterAndOffset { register, offset } => {
+                    Rule::Register(u8::try_from(register.0).ok()?, i32::try_from(*offset).ok()?)
+                }
+                CfaRule::Expression(expression) => {
+                    expression_rule(&expression.get(section).ok()?, fde, false)?
+                }
+            };
+            let mut return_address = Rule::Same;
+            let mut saved = Vec::new();
+            for (register, rule) in row.registers() {
+                let rule = compiled(rule)?;
+                if *register == ra {
+                    return_address = rule;
+                } else if usize::from(register.0) < RIP {
+                    saved.push((u8::try_from(register.0).ok()?, rule));
+                }
             }
-            CfaRule::Expression(expression) => expression_rule(&expression.get(section).ok()?, fde, false)?,
-        };
-        let mut return_address = Rule::Same;
-        let mut saved = Vec::new();
-        for (register, rule) in row.registers() {
-            let rule = compile(rule)?;
-            if *register == ra {
-                return_address = rule;
-            } else if usize::from(register.0) < RIP {
-                saved.push((u8::try_from(register.0).ok()?, rule));
-            }
-        }
-        saved.sort_by_key(|s| s.0);
-        Some(Row { cfa, return_address, saved: saved.into(), signal })
-    });
-    Some(Found { start: fde.initial_address(), row })
+            saved.sort_by_key(|s| s.0);
+            Some(Row {
+                cfa,
+                return_address,
+                saved: saved.into(),
+                signal,
+            })
+        });
+    Some(Found {
+        start: fde.initial_address(),
+        row,
+    })
 }
 
 fn compile_rule<'a, S: UnwindSection<Slice<'a>>>(
@@ -259,79 +320,14 @@ fn expression_rule(
     let ops = compile(expression, fde.cie().encoding())?;
     let small = |by: i64| i32::try_from(by).ok();
     Some(match (&*ops, at) {
-        (&[Op::Register(register, by)], true) if small(by).is_some() => Rule::AtRegister(register, small(by)?),
+        (&[Op::Register(register, by)], true) if small(by).is_some() => {
+            Rule::AtRegister(register, small(by)?)
+        }
         (&[Op::Register(register, by)], false) if small(by).is_some() => Rule::Register(register, small(by)?),
         (&[Op::Register(register, by), Op::Deref(8)], false) if small(by).is_some() => {
             Rule::AtRegister(register, small(by)?)
         }
         (_, true) => Rule::At(ops.into()),
         (_, false) => Rule::Value(ops.into()),
-    })
-}
-
-fn compile(expression: &gimli::Expression<Slice<'_>>, encoding: gimli::Encoding) -> Option<Vec<Op>> {
-    let bytes = expression.0;
-    let mut rest = bytes;
-    let mut ops = Vec::new();
-    // Byte offset of each operation, to turn branches into indices.
-    let mut offsets = Vec::new();
-    let mut branches = Vec::new();
-    while !rest.is_empty() {
-        if ops.len() >= 64 {
-            return None;
-        }
-        offsets.push(bytes.len() - rest.len());
-        let operation = Operation::parse(&mut rest, encoding).ok()?;
-        if let Operation::Skip { target } | Operation::Bra { target } = operation {
-            branches.push((ops.len(), (bytes.len() - rest.len()).checked_add_signed(isize::from(target))?));
-        }
-        ops.push(translate(&operation)?);
-    }
-    offsets.push(bytes.len());
-    for (at, to) in branches {
-        let target = u16::try_from(offsets.iter().position(|&o| o == to)?).ok()?;
-        let op = ops.get_mut(at)?;
-        *op = if matches!(op, Op::Skip(_)) { Op::Skip(target) } else { Op::Bra(target) };
-    }
-    Some(ops)
-}
-
-fn translate(operation: &Operation<Slice<'_>>) -> Option<Op> {
-    Some(match *operation {
-        Operation::UnsignedConstant { value } => Op::Constant(value),
-        Operation::SignedConstant { value } => Op::Constant(value as u64),
-        Operation::RegisterOffset { register, offset, .. } if usize::from(register.0) <= RIP => {
-            Op::Register(u8::try_from(register.0).ok()?, offset)
-        }
-        Operation::PlusConstant { value } => Op::PlusConstant(value),
-        Operation::Deref { size, space: false, .. } if (1..=8).contains(&size) => Op::Deref(size),
-        Operation::Pick { index } => Op::Pick(index),
-        Operation::Drop => Op::Drop,
-        Operation::Swap => Op::Swap,
-        Operation::Rot => Op::Rot,
-        Operation::Abs => Op::Abs,
-        Operation::Neg => Op::Neg,
-        Operation::Not => Op::Not,
-        Operation::And => Op::And,
-        Operation::Or => Op::Or,
-        Operation::Xor => Op::Xor,
-        Operation::Plus => Op::Plus,
-        Operation::Minus => Op::Minus,
-        Operation::Mul => Op::Mul,
-        Operation::Div => Op::Div,
-        Operation::Mod => Op::Mod,
-        Operation::Shl => Op::Shl,
-        Operation::Shr => Op::Shr,
-        Operation::Shra => Op::Shra,
-        Operation::Eq => Op::Eq,
-        Operation::Ne => Op::Ne,
-        Operation::Lt => Op::Lt,
-        Operation::Le => Op::Le,
-        Operation::Gt => Op::Gt,
-        Operation::Ge => Op::Ge,
-        Operation::Skip { .. } => Op::Skip(0),
-        Operation::Bra { .. } => Op::Bra(0),
-        Operation::Nop => Op::Nop,
-        _ => return None,
     })
 }

@@ -1,5 +1,6 @@
 //! What an address of data is: a global variable, heap, a thread's stack, …
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::rc::Rc;
 
@@ -69,17 +70,35 @@ pub(super) struct DataTables {
 impl Symbolizer {
     /// The variable that holds an address.
     pub fn data_symbol(&mut self, stacks: &mut Stacks, tgid: u32, address: u64) -> Option<DataSymbol> {
-        let Stacks { spaces, modules, failures, .. } = stacks;
+        let Stacks {
+            spaces,
+            modules,
+            failures,
+            ..
+        } = stacks;
         let space = spaces.entry(tgid).or_default();
         space.open_for_data(tgid, address, modules, failures);
         let (id, bias) = space.data_module(address, modules)?;
         let module = modules.get(id)?;
         let vaddr = address.wrapping_sub(bias);
-        let table = self.data.tables.entry(id).or_insert_with(|| Rc::new(read(module)));
+        let table = self
+            .data
+            .tables
+            .entry(id)
+            .or_insert_with(|| Rc::new(read(module)));
         let at = table.partition_point(|s| s.0 <= vaddr);
         // Variables may lie inside others (unions of aliases): the nearest start that reaches this far.
-        let (start, _, name) = table.get(..at)?.iter().rev().take(16).find(|s| vaddr - s.0 < s.1)?;
-        Some(DataSymbol { name: demangle(name), module: module.path.to_string(), offset: vaddr - start })
+        let (start, _, name) = table
+            .get(..at)?
+            .iter()
+            .rev()
+            .take(16)
+            .find(|s| vaddr - s.0 < s.1)?;
+        Some(DataSymbol {
+            name: demangle(name),
+            module: module.path.to_string(),
+            offset: vaddr - start,
+        })
     }
 
     /// What an address belongs to.
@@ -87,19 +106,34 @@ impl Symbolizer {
         if let Some(symbol) = self.data_symbol(stacks, tgid, address) {
             return AddressKind::Symbol(symbol);
         }
-        let Some(space) = stacks.spaces.get(&tgid) else { return AddressKind::Unmapped };
-        let Some(at) = maps::find(&space.maps, address) else { return AddressKind::Unmapped };
-        let Some(map) = space.maps.get(at) else { return AddressKind::Unmapped };
+        let Some(space) = stacks.spaces.get(&tgid) else {
+            return AddressKind::Unmapped;
+        };
+        let Some(at) = maps::find(&space.maps, address) else {
+            return AddressKind::Unmapped;
+        };
+        let Some(map) = space.maps.get(at) else {
+            return AddressKind::Unmapped;
+        };
         let offset = address - map.start + map.offset;
         if map.shared {
-            return AddressKind::SharedMemory { path: map.name.to_string(), offset };
+            return AddressKind::SharedMemory {
+                path: map.name.to_string(),
+                offset,
+            };
         }
         if map.is_file() {
-            return AddressKind::Module { path: map.name.to_string(), offset };
+            return AddressKind::Module {
+                path: map.name.to_string(),
+                offset,
+            };
         }
         if let Some((id, bias)) = space.data_module(address, &stacks.modules) {
             let path = stacks.module_path(id).unwrap_or_default().to_owned();
-            return AddressKind::Module { path, offset: address.wrapping_sub(bias) };
+            return AddressKind::Module {
+                path,
+                offset: address.wrapping_sub(bias),
+            };
         }
         anonymous(&space.maps, at, map)
     }
@@ -108,13 +142,17 @@ impl Symbolizer {
 /// What memory without a file is used for, from its neighbours.
 fn anonymous(maps: &[Map], at: usize, map: &Map) -> AddressKind {
     let closed = |m: &&Map| !m.read && !m.write && !m.exec && m.inode == 0;
-    let below = at.checked_sub(1).and_then(|b| maps.get(b)).filter(|m| m.end == map.start).filter(closed);
+    let below = at
+        .checked_sub(1)
+        .and_then(|b| maps.get(b))
+        .filter(|m| m.end == map.start)
+        .filter(closed);
     let above = maps.get(at + 1).filter(|m| m.start == map.end).filter(closed);
     if &*map.name == "[heap]" {
         AddressKind::Heap
     } else if map.name.starts_with("[stack") || map.name.starts_with("[anon:stack") {
         AddressKind::ThreadStack
-    } else if map.start % ARENA == 0 && above.is_some_and(|m| m.end - map.start <= ARENA) {
+    } else if map.start.is_multiple_of(ARENA) && above.is_some_and(|m| m.end - map.start <= ARENA) {
         AddressKind::Heap
     } else if map.write && below.is_some_and(|m| m.end - m.start <= MAX_GUARD) {
         AddressKind::ThreadStack
@@ -134,7 +172,7 @@ fn read(module: &Module) -> Table {
         collect(&file, &elf, ".symtab", &mut table);
     }
     collect(&module.file, &module.elf, ".dynsym", &mut table);
-    table.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    table.sort_by_key(|s| (s.0, s.1));
     table.dedup_by_key(|s| (s.0, s.1));
     table
 }
@@ -142,15 +180,22 @@ fn read(module: &Module) -> Table {
 /// The file that a distribution's debug package puts there.
 fn debug_file(build_id: &[u8]) -> Option<File> {
     let (first, rest) = build_id.split_first()?;
-    let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
-    File::open(format!("/usr/lib/debug/.build-id/{first:02x}/{rest}.debug")).ok()
+    let mut path = format!("/usr/lib/debug/.build-id/{first:02x}/");
+    for byte in rest {
+        write!(path, "{byte:02x}").ok()?;
+    }
+    File::open(path + ".debug").ok()
 }
 
 fn collect(file: &File, elf: &Elf, name: &str, into: &mut Table) {
     let Some(section) = elf.section(name) else { return };
     let strings = elf.sections.get(section.link as usize);
-    let Some(strings) = strings.and_then(|s: &Section| Elf::section_data(file, s)) else { return };
-    let Some(symbols) = file.read_at(section.offset, section.size.min(MAX_SYMBOLS * 24)) else { return };
+    let Some(strings) = strings.and_then(|s: &Section| Elf::section_data(file, s)) else {
+        return;
+    };
+    let Some(symbols) = file.read_at(section.offset, section.size.min(MAX_SYMBOLS * 24)) else {
+        return;
+    };
     for entry in symbols.chunks_exact(24) {
         into.extend(variable(entry, &strings));
     }

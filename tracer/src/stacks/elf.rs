@@ -79,7 +79,14 @@ impl Elf {
     /// Reads the headers. None if this is no 64-bit little-endian x86-64 ELF file.
     pub(super) fn parse(image: &(impl Image + ?Sized)) -> Option<Self> {
         let header = image.read_at(0, 64)?;
-        let ident = [elf::ELFMAG[0], elf::ELFMAG[1], elf::ELFMAG[2], elf::ELFMAG[3], elf::ELFCLASS64, elf::ELFDATA2LSB];
+        let ident = [
+            elf::ELFMAG[0],
+            elf::ELFMAG[1],
+            elf::ELFMAG[2],
+            elf::ELFMAG[3],
+            elf::ELFCLASS64,
+            elf::ELFDATA2LSB,
+        ];
         if header.get(..6)? != ident || u16_at(&header, 18)? != elf::EM_X86_64 {
             return None;
         }
@@ -100,7 +107,11 @@ impl Elf {
             }
         }
         let sections = sections(image, &header).unwrap_or_default();
-        Some(Self { segments, sections, build_id })
+        Some(Self {
+            segments,
+            sections,
+            build_id,
+        })
     }
 
     /// The section of that name.
@@ -118,10 +129,13 @@ impl Elf {
 
     /// File offset of a virtual address, and how many bytes of its segment the file holds from there.
     pub(super) fn file_offset(&self, vaddr: u64) -> Option<(u64, u64)> {
-        self.segments.iter().filter(|s| s.kind == elf::PT_LOAD).find_map(|s| {
-            let within = vaddr.checked_sub(s.vaddr).filter(|&w| w < s.file_size)?;
-            Some((s.offset.checked_add(within)?, s.file_size - within))
-        })
+        self.segments
+            .iter()
+            .filter(|s| s.kind == elf::PT_LOAD)
+            .find_map(|s| {
+                let within = vaddr.checked_sub(s.vaddr).filter(|&w| w < s.file_size)?;
+                Some((s.offset.checked_add(within)?, s.file_size - within))
+            })
     }
 
     /// What to subtract from an address in a mapping to get its virtual address in the file.

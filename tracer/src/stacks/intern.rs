@@ -50,7 +50,13 @@ impl Interned {
         }
         let start = self.frames.len();
         self.frames.extend_from_slice(frames);
-        self.stacks.push(Stack { tgid, start, len: frames.len(), end, next: head });
+        self.stacks.push(Stack {
+            tgid,
+            start,
+            len: frames.len(),
+            end,
+            next: head,
+        });
         let id = StackId(self.stacks.len() as u32);
         self.heads.insert(hash, id);
         id
@@ -61,7 +67,9 @@ impl Interned {
     }
 
     pub(super) fn frames(&self, id: StackId) -> &[Frame] {
-        self.stack(id).and_then(|s| self.frames.get(s.start..s.start + s.len)).unwrap_or_default()
+        self.stack(id)
+            .and_then(|s| self.frames.get(s.start..s.start + s.len))
+            .unwrap_or_default()
     }
 
     pub(super) fn end(&self, id: StackId) -> Option<End> {
@@ -79,7 +87,13 @@ mod tests {
 
     #[test]
     fn equal_stacks_of_a_process_are_one() {
-        let frame = |address| Frame { module: None, address, offset: 0, return_address: false, guessed: false };
+        let frame = |address| Frame {
+            module: None,
+            address,
+            offset: 0,
+            return_address: false,
+            guessed: false,
+        };
         let mut stacks = Interned::default();
         let a = stacks.intern(1, &[frame(1), frame(2)], End::Complete);
         assert_eq!(a, stacks.intern(1, &[frame(1), frame(2)], End::Complete));

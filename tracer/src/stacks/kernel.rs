@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 
-/// Bytes of kallsyms read: a kernel with KALLSYMS_ALL and many modules has about 15 MB.
+/// Bytes of kallsyms read: a kernel with `KALLSYMS_ALL` and many modules has about 15 MB.
 const MAX_TEXT: u64 = 128 << 20;
 
 /// Text symbols of `/proc/kallsyms`, read when first asked.
@@ -54,7 +54,9 @@ mod tests {
     #[test]
     fn only_text_by_address() {
         let text = b"ffff1000 T schedule\nffff0800 t io_schedule\nffff2000 D jiffies\n0 T hidden\nbad\nffff3000 t [m] x\n";
-        let mut symbols = KernelSymbols { symbols: Some(parse(text)) };
+        let mut symbols = KernelSymbols {
+            symbols: Some(parse(text)),
+        };
         assert_eq!(symbols.name(0xffff_0801).as_deref(), Some("io_schedule"));
         assert_eq!(symbols.name(0xffff_2fff).as_deref(), Some("schedule"));
         assert_eq!(symbols.name(0x10), None);

@@ -1,6 +1,7 @@
 //! Where stack words come from: copied bytes, or a live process.
 
 use super::row::{Fault, Memory};
+use crate::proc::maps;
 
 const PAGE: u64 = 4096;
 /// Bytes read of one live stack at most.
@@ -20,13 +21,21 @@ pub(super) struct Copied<'a> {
 
 impl<'a> Copied<'a> {
     pub(super) fn new(base: u64, bytes: &'a [u8], ends: bool) -> Self {
-        Self { base, bytes, ends, needed: 0 }
+        Self {
+            base,
+            bytes,
+            ends,
+            needed: 0,
+        }
     }
 }
 
 impl Memory for Copied<'_> {
     fn word(&mut self, address: u64) -> Result<u64, Fault> {
-        let offset = address.checked_sub(self.base).filter(|&o| o < MAX_STACK).ok_or(Fault::Unreadable)? as usize;
+        let offset = address
+            .checked_sub(self.base)
+            .filter(|&o| o < MAX_STACK)
+            .ok_or(Fault::Unreadable)? as usize;
         let end = offset + 8;
         match self.bytes.get(offset..end).and_then(|b| b.try_into().ok()) {
             Some(word) => {
@@ -41,6 +50,7 @@ impl Memory for Copied<'_> {
 
 /// The memory of a process that runs on.
 pub(super) struct Live {
+    /// The process, or one of its threads.
     tgid: u32,
     base: u64,
     /// Pages read so far, the latest last; few, and mostly asked for in order.
@@ -50,7 +60,12 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(tgid: u32, base: u64) -> Self {
-        Self { tgid, base, pages: Vec::new(), needed: 0 }
+        Self {
+            tgid,
+            base,
+            pages: Vec::new(),
+            needed: 0,
+        }
     }
 
     fn byte_run(&mut self, address: u64, into: &mut [u8]) -> Result<(), Fault> {
@@ -60,11 +75,23 @@ impl Live {
             Some(at) => at,
             None if self.pages.len() * PAGE as usize >= MAX_LIVE => return Err(Fault::Beyond),
             None => {
-                self.pages.push((page, read(self.tgid, page, PAGE as usize).map(Into::into)));
+                let mut bytes = read(self.tgid, page, PAGE as usize);
+                if bytes.is_none() && self.pages.is_empty() {
+                    bytes = maps::other_threads(self.tgid).into_iter().find_map(|tid| {
+                        let bytes = read(tid, page, PAGE as usize)?;
+                        self.tgid = tid;
+                        Some(bytes)
+                    });
+                }
+                self.pages.push((page, bytes.map(Into::into)));
                 self.pages.len() - 1
             }
         };
-        let bytes = self.pages.get(at).and_then(|p| p.1.as_ref()).ok_or(Fault::Unreadable)?;
+        let bytes = self
+            .pages
+            .get(at)
+            .and_then(|p| p.1.as_ref())
+            .ok_or(Fault::Unreadable)?;
         let from = (address - page) as usize;
         into.copy_from_slice(bytes.get(from..from + into.len()).ok_or(Fault::Unreadable)?);
         Ok(())
@@ -91,9 +118,16 @@ impl Memory for Live {
 /// `len` bytes of a process at an address, or none of them.
 pub(super) fn read(tgid: u32, address: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0u8; len];
-    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: len };
-    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: len };
+    let local = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: len,
+    };
+    let remote = libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: len,
+    };
     // SAFETY: `local` describes `bytes`, which outlives the call; `remote` is an address in the other process only.
-    let got = unsafe { libc::process_vm_readv(tgid as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0) };
+    let got =
+        unsafe { libc::process_vm_readv(tgid as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0) };
     (got == len as isize).then_some(bytes)
 }

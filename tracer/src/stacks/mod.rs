@@ -9,6 +9,7 @@
 mod cfi;
 mod data;
 mod elf;
+mod expr;
 mod intern;
 mod kernel;
 mod memory;
@@ -134,7 +135,11 @@ impl Stacks {
     pub fn unwind(&mut self, tgid: u32, regs: &Regs, bytes: &[u8]) -> Unwound {
         let mut memory = walk::copied(regs, bytes);
         let (id, end) = self.walk(tgid, regs, &mut memory);
-        Unwound { id, end, needed: memory.needed }
+        Unwound {
+            id,
+            end,
+            needed: memory.needed,
+        }
     }
 
     /// The same for a thread blocked in a live process, whose stack is read without stopping it (256 KiB at most).
@@ -143,14 +148,33 @@ impl Stacks {
     pub fn unwind_live(&mut self, tgid: u32, regs: &Regs) -> Unwound {
         let mut memory = Live::new(tgid, regs.sp);
         let (id, end) = self.walk(tgid, regs, &mut memory);
-        Unwound { id, end, needed: memory.needed }
+        Unwound {
+            id,
+            end,
+            needed: memory.needed,
+        }
     }
 
     fn walk(&mut self, tgid: u32, regs: &Regs, memory: &mut impl Memory) -> (StackId, End) {
-        let Self { spaces, modules, failures, frames, interned, .. } = self;
+        let Self {
+            spaces,
+            modules,
+            failures,
+            frames,
+            interned,
+            ..
+        } = self;
         let space = spaces.entry(tgid).or_default();
         frames.clear();
-        let end = Walk { tgid, space, modules, failures, memory, frames }.run(regs);
+        let end = Walk {
+            tgid,
+            space,
+            modules,
+            failures,
+            memory,
+            frames,
+        }
+        .run(regs);
         let id = interned.intern(tgid, frames, end);
         if end != End::Complete {
             *self.failures.entry(end.reason()).or_default() += 1;
@@ -175,7 +199,9 @@ impl Stacks {
 
     /// A process has gone; its mappings and files stay, for names.
     pub fn process_exit(&mut self, tgid: u32) {
-        let Some(space) = self.spaces.get_mut(&tgid) else { return };
+        let Some(space) = self.spaces.get_mut(&tgid) else {
+            return;
+        };
         space.freeze();
         self.exited.retain(|&t| t != tgid);
         self.exited.push_back(tgid);

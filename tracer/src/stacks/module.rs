@@ -54,10 +54,19 @@ impl Module {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 
+    /// Code without unwind rules that is known to keep frame pointers to the bottom: Go's, and files without any rules.
+    pub(super) fn keeps_pointers(&self) -> bool {
+        self.elf.section(".gopclntab").is_some() || self.elf.section(".eh_frame").is_none()
+    }
+
     /// First address of the function (by its unwind entry) that holds `vaddr`.
     pub(super) fn function_start(&self, vaddr: u64) -> Option<u64> {
         let mut cfi = self.cfi.borrow_mut();
-        Some(cfi.get_or_insert_with(|| Cfi::read(&self.file, &self.elf)).find(vaddr)?.start)
+        Some(
+            cfi.get_or_insert_with(|| Cfi::read(&self.file, &self.elf))
+                .find(vaddr)?
+                .start,
+        )
     }
 
     /// `len` bytes of the file at a virtual address.
@@ -97,7 +106,12 @@ impl Modules {
         let file = open_mapped(tgid, map)?;
         let stat = file.metadata()?;
         let modified = (stat.mtime(), stat.mtime_nsec());
-        let key = Key { device: stat.dev(), inode: stat.ino(), size: stat.size(), modified };
+        let key = Key {
+            device: stat.dev(),
+            inode: stat.ino(),
+            size: stat.size(),
+            modified,
+        };
         if let Some(&id) = self.ids.get(&key) {
             return Ok(id);
         }
@@ -133,14 +147,27 @@ impl Modules {
             return None;
         }
         let elf = Elf::parse(&file)?;
-        self.list.push(Module { path, file, elf, cfi: RefCell::default(), rows: FxHashMap::default() });
+        self.list.push(Module {
+            path,
+            file,
+            elf,
+            cfi: RefCell::default(),
+            rows: FxHashMap::default(),
+        });
         Some(id)
     }
 
     /// Rules at a virtual address of a file.
     pub(super) fn lookup(&mut self, id: ModuleId, vaddr: u64) -> Lookup {
-        let Self { list, cfi_bytes, rows, .. } = self;
-        let Some(module) = list.get_mut(id.0 as usize) else { return Lookup::None };
+        let Self {
+            list,
+            cfi_bytes,
+            rows,
+            ..
+        } = self;
+        let Some(module) = list.get_mut(id.0 as usize) else {
+            return Lookup::None;
+        };
         if let Some(&lookup) = module.rows.get(&vaddr) {
             return lookup;
         }
@@ -155,9 +182,15 @@ impl Modules {
         }
         let found = cfi.as_mut().and_then(|c| c.find(vaddr));
         let lookup = match found {
-            Some(found) => found.row.and_then(|row| rows.intern(row)).map_or(Lookup::Bad, Lookup::Row),
+            Some(found) => found
+                .row
+                .and_then(|row| rows.intern(row))
+                .map_or(Lookup::Bad, Lookup::Row),
             // After a return address the lookup is one byte early.
-            None if [vaddr, vaddr.wrapping_add(1)].iter().any(|&a| module.text(a, 9).as_deref() == Some(&SIGRETURN)) => {
+            None if [vaddr, vaddr.wrapping_add(1)]
+                .iter()
+                .any(|&a| module.text(a, 9).as_deref() == Some(&SIGRETURN)) =>
+            {
                 rows.intern(sigreturn_row()).map_or(Lookup::Bad, Lookup::Row)
             }
             None => Lookup::None,
@@ -175,22 +208,42 @@ fn sigreturn_row() -> Row {
     // uc_mcontext lies 40 bytes into ucontext: r8–r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
     const ORDER: [u8; 16] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7];
     let slot = |at: usize| Rule::AtRegister(7, 40 + 8 * at as i32);
-    let mut saved: Vec<_> = ORDER.iter().enumerate().map(|(at, &register)| (register, slot(at))).collect();
+    let mut saved: Vec<_> = ORDER
+        .iter()
+        .enumerate()
+        .map(|(at, &register)| (register, slot(at)))
+        .collect();
     saved.sort_by_key(|s| s.0);
-    Row { cfa: slot(15), return_address: slot(16), saved: saved.into(), signal: true }
+    Row {
+        cfa: slot(15),
+        return_address: slot(16),
+        saved: saved.into(),
+        signal: true,
+    }
 }
 
 /// Opens the file of a mapping: the very one, if the kernel lets us; else the one at its path if it has that inode.
 fn open_mapped(tgid: u32, map: &Map) -> io::Result<File> {
     // Opening a device can do anything, so only its path is touched until it is known to be a regular file.
     let regular = |path: &str| {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from(io::ErrorKind::InvalidInput)) }
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(path)?;
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::from(io::ErrorKind::InvalidInput))
+        }
     };
     let exact = regular(&format!("/proc/{tgid}/map_files/{:x}-{:x}", map.start, map.end));
     let file = exact.or_else(|_| {
         let found = regular(&format!("/proc/{tgid}/root{}", map.name)).or_else(|_| regular(&map.name))?;
-        if found.metadata()?.ino() == map.inode { Ok(found) } else { Err(io::Error::from(io::ErrorKind::NotFound)) }
+        if found.metadata()?.ino() == map.inode {
+            Ok(found)
+        } else {
+            Err(io::Error::from(io::ErrorKind::NotFound))
+        }
     })?;
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

@@ -24,7 +24,11 @@ pub(super) type Failures = BTreeMap<&'static str, u64>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     /// A file's code at a virtual address, and its rules.
-    File { module: ModuleId, bias: u64, lookup: Lookup },
+    File {
+        module: ModuleId,
+        bias: u64,
+        lookup: Lookup,
+    },
     /// Executable memory without a file that says anything: a JIT's.
     Anonymous,
     /// Not executable, or not mapped.
@@ -46,12 +50,20 @@ pub(super) struct Space {
     slots: Vec<Slot>,
     code: FxHashMap<u64, Code>,
     read_at: Option<Instant>,
+    /// The mappings are known to have changed.
+    stale: bool,
+    /// A thread to read through, when the leader has exited.
+    through: Option<u32>,
 }
 
 impl Space {
     /// As a forked child has it: the same mappings.
     pub(super) fn fork(&self) -> Self {
-        Self { maps: Arc::clone(&self.maps), slots: self.slots.clone(), code: FxHashMap::default(), read_at: None }
+        Self {
+            maps: Arc::clone(&self.maps),
+            slots: self.slots.clone(),
+            ..Self::default()
+        }
     }
 
     /// Forgets what only unwinding needs.
@@ -59,16 +71,25 @@ impl Space {
         self.code = FxHashMap::default();
     }
 
-    /// Has new mappings: the next unknown address reads them at once.
+    /// Has other mappings: the next address reads them, unless they were just read.
     pub(super) fn invalidate(&mut self) {
-        self.read_at = None;
+        self.stale = true;
         self.code.clear();
     }
 
     /// What lies at `address`.
-    pub(super) fn code(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) -> Code {
+    pub(super) fn code(
+        &mut self,
+        tgid: u32,
+        address: u64,
+        modules: &mut Modules,
+        failures: &mut Failures,
+    ) -> Code {
         if let Some(&code) = self.code.get(&address) {
             return code;
+        }
+        if self.stale {
+            self.refresh(tgid, failures);
         }
         let mut code = self.look(tgid, address, modules, failures);
         if code == Code::No && self.refresh(tgid, failures) {
@@ -84,28 +105,42 @@ impl Space {
     }
 
     fn look(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) -> Code {
-        let Some(at) = maps::find(&self.maps, address) else { return Code::No };
+        let Some(at) = maps::find(&self.maps, address) else {
+            return Code::No;
+        };
         if !self.maps.get(at).is_some_and(|m| m.exec) {
             return Code::No;
         }
         match self.module(tgid, at, modules, failures) {
-            Some((module, bias)) => {
-                Code::File { module, bias, lookup: modules.lookup(module, address.wrapping_sub(bias)) }
-            }
+            Some((module, bias)) => Code::File {
+                module,
+                bias,
+                lookup: modules.lookup(module, address.wrapping_sub(bias)),
+            },
             None => Code::Anonymous,
         }
     }
 
     /// The file behind a mapping and its bias.
-    fn module(&mut self, tgid: u32, at: usize, modules: &mut Modules, failures: &mut Failures) -> Option<(ModuleId, u64)> {
+    fn module(
+        &mut self,
+        tgid: u32,
+        at: usize,
+        modules: &mut Modules,
+        failures: &mut Failures,
+    ) -> Option<(ModuleId, u64)> {
         let (slot, map) = (self.slots.get_mut(at)?, self.maps.get(at)?);
         if *slot == Slot::Unopened {
-            *slot = open(tgid, map, modules).unwrap_or_else(|_| {
+            *slot = open(self.through.unwrap_or(tgid), map, modules).unwrap_or_else(|_| {
                 *failures.entry("file_unreadable").or_default() += 1;
                 Slot::Not
             });
         }
-        if let Slot::Module(id, bias) = *slot { Some((id, bias)) } else { None }
+        if let Slot::Module(id, bias) = *slot {
+            Some((id, bias))
+        } else {
+            None
+        }
     }
 
     /// Reads the mappings again unless that was just done. Whether they changed.
@@ -115,20 +150,27 @@ impl Space {
         }
         self.read_at = Some(Instant::now());
         // A process that has gone keeps the mappings it had.
-        let fresh = match maps::read(tgid) {
-            Ok(fresh) if !fresh.is_empty() => fresh,
-            _ => {
-                *failures.entry("maps_unreadable").or_default() += 1;
-                return false;
-            }
+        self.stale = false;
+        let Some((through, fresh)) = read_maps(tgid) else {
+            *failures.entry("maps_unreadable").or_default() += 1;
+            return false;
         };
+        self.through = through;
         if fresh == *self.maps {
             return false;
         }
-        let kept: FxHashMap<_, _> = self.maps.iter().zip(&self.slots).map(|(m, s)| ((m.start, m.offset, m.inode), s)).collect();
+        let kept: FxHashMap<_, _> = self
+            .maps
+            .iter()
+            .zip(&self.slots)
+            .map(|(m, s)| ((m.start, m.offset, m.inode), s))
+            .collect();
         self.slots = fresh
             .iter()
-            .map(|m| kept.get(&(m.start, m.offset, m.inode)).map_or(Slot::Unopened, |&&s| s))
+            .map(|m| {
+                kept.get(&(m.start, m.offset, m.inode))
+                    .map_or(Slot::Unopened, |&&s| s)
+            })
             .collect();
         self.maps = Arc::new(fresh);
         self.code.clear();
@@ -158,18 +200,44 @@ impl Space {
     }
 
     /// Opens the code of the file that holds or precedes `address`, so that [`Self::data_module`] finds it.
-    pub(super) fn open_for_data(&mut self, tgid: u32, address: u64, modules: &mut Modules, failures: &mut Failures) {
+    pub(super) fn open_for_data(
+        &mut self,
+        tgid: u32,
+        address: u64,
+        modules: &mut Modules,
+        failures: &mut Failures,
+    ) {
         if maps::find(&self.maps, address).is_none() {
             self.refresh(tgid, failures);
         }
-        let Some(at) = maps::find(&self.maps, address) else { return };
-        let file = self.maps.get(..=at).and_then(|m| m.iter().rev().take(3).find(|m| m.is_file())).cloned();
+        let Some(at) = maps::find(&self.maps, address) else {
+            return;
+        };
+        let file = self
+            .maps
+            .get(..=at)
+            .and_then(|m| m.iter().rev().take(3).find(|m| m.is_file()))
+            .cloned();
         let Some(file) = file else { return };
-        let code = self.maps.iter().position(|m| m.exec && m.inode == file.inode && m.device == file.device);
+        let code = self
+            .maps
+            .iter()
+            .position(|m| m.exec && m.inode == file.inode && m.device == file.device);
         if let Some(code) = code {
             self.module(tgid, code, modules, failures);
         }
     }
+}
+
+/// A process's mappings, and through which of its threads they were read if not the leader.
+fn read_maps(tgid: u32) -> Option<(Option<u32>, Vec<Map>)> {
+    let read = |id| maps::read(id).ok().filter(|m| !m.is_empty());
+    if let Some(found) = read(tgid) {
+        return Some((None, found));
+    }
+    maps::other_threads(tgid)
+        .into_iter()
+        .find_map(|tid| Some((Some(tid), read(tid)?)))
 }
 
 fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {
@@ -182,5 +250,7 @@ fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {
         None
     };
     let bias = |id| modules.get(id)?.elf.bias(map.start, map.offset, map.exec);
-    Ok(id.and_then(|id| Some(Slot::Module(id, bias(id)?))).unwrap_or(Slot::Not))
+    Ok(id
+        .and_then(|id| Some(Slot::Module(id, bias(id)?)))
+        .unwrap_or(Slot::Not))
 }

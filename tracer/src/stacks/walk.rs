@@ -3,7 +3,7 @@
 use tracer_ebpf::wire::Regs;
 
 use super::memory::Copied;
-use super::module::{Lookup, ModuleId, Modules};
+use super::module::{Lookup, Module, ModuleId, Modules};
 use super::row::{Fault, Memory, PRESERVED, RBP, RIP, RSP, Registers, Row};
 use super::space::{Code, Failures, Space};
 use super::{End, Frame, MAX_FRAMES};
@@ -12,6 +12,8 @@ use super::{End, Frame, MAX_FRAMES};
 const MAX_SIGNALS: u32 = 16;
 /// A frameless function that only makes a system call is shorter than this.
 const MAX_STUB: u64 = 512;
+/// A function that has not come further than this may not have made its frame yet.
+const MAX_PROLOGUE: u64 = 32;
 
 /// A walk in progress.
 pub(super) struct Walk<'a, M> {
@@ -34,7 +36,10 @@ struct Step {
 impl<M: Memory> Walk<'_, M> {
     /// Collects frames from `regs` on, and says why it ended.
     pub(super) fn run(&mut self, regs: &Regs) -> End {
-        let mut registers = Registers { value: [0; 17], known: (1 << 17) - 1 };
+        let mut registers = Registers {
+            value: [0; 17],
+            known: (1 << 17) - 1,
+        };
         for (to, from) in registers.value.iter_mut().zip(regs.gp) {
             *to = from;
         }
@@ -55,10 +60,17 @@ impl<M: Memory> Walk<'_, M> {
             }
             self.push(pc, code, called, guessed);
             let step = match code {
-                Code::File { lookup: Lookup::Row(row), .. } => self.by_row(row, &registers, leaf),
-                Code::File { lookup: Lookup::Bad, .. } => Err(End::BadCfi),
-                Code::File { module, bias, .. } => self.by_pointer(&registers, leaf, Some((module, bias))),
-                Code::Anonymous => self.by_pointer(&registers, leaf, None),
+                Code::File {
+                    lookup: Lookup::Row(row),
+                    ..
+                } => self.by_row(row, &registers, leaf),
+                Code::File {
+                    lookup: Lookup::Bad, ..
+                } => Err(End::BadCfi),
+                Code::File { module, bias, .. } => {
+                    self.by_pointer(&registers, called, guessed, Some((module, bias)))
+                }
+                Code::Anonymous => self.by_pointer(&registers, called, guessed, None),
                 Code::No => Err(End::NoCfi),
             };
             match step {
@@ -86,13 +98,23 @@ impl<M: Memory> Walk<'_, M> {
             Code::File { module, bias, .. } => (Some(module), pc.wrapping_sub(bias)),
             _ => (None, 0),
         };
-        self.frames.push(Frame { module, address: pc, offset, return_address: called, guessed });
+        self.frames.push(Frame {
+            module,
+            address: pc,
+            offset,
+            return_address: called,
+            guessed,
+        });
     }
 
     fn by_row(&mut self, row: u32, callee: &Registers, leaf: bool) -> Result<Step, End> {
         let Self { modules, memory, .. } = self;
         let row: &Row = modules.rows.get(row).ok_or(End::BadCfi)?;
-        let cfa = row.cfa.apply(RSP, callee, 0, *memory).map_err(End::from)?.ok_or(End::BadCfi)?;
+        let cfa = row
+            .cfa
+            .apply(RSP, callee, 0, *memory)
+            .map_err(End::from)?
+            .ok_or(End::BadCfi)?;
         let mut registers = callee.clone();
         if !row.signal {
             registers.known &= PRESERVED;
@@ -108,7 +130,11 @@ impl<M: Memory> Walk<'_, M> {
             };
             registers.set(register, value);
         }
-        let Some(ip) = row.return_address.apply(RIP, callee, cfa, *memory).map_err(End::from)? else {
+        let Some(ip) = row
+            .return_address
+            .apply(RIP, callee, cfa, *memory)
+            .map_err(End::from)?
+        else {
             return Err(End::Complete);
         };
         registers.set(RIP, Some(ip));
@@ -117,32 +143,52 @@ impl<M: Memory> Walk<'_, M> {
         if !row.signal && !rises {
             return Err(End::BadCfi);
         }
-        Ok(Step { registers, called: !row.signal, guessed: false })
+        Ok(Step {
+            registers,
+            called: !row.signal,
+            guessed: false,
+        })
     }
 
     /// Without rules: by frame pointer, and only if all that it leads to looks like a frame.
-    fn by_pointer(&mut self, callee: &Registers, leaf: bool, file: Option<(ModuleId, u64)>) -> Result<Step, End> {
+    fn by_pointer(
+        &mut self,
+        callee: &Registers,
+        called: bool,
+        guessed: bool,
+        file: Option<(ModuleId, u64)>,
+    ) -> Result<Step, End> {
         let lost = if file.is_some() { End::NoCfi } else { End::Jit };
-        if leaf && let Some((module, bias)) = file {
-            if let Some(step) = self.stub(callee, module, bias) {
-                return Ok(step);
-            }
+        if !called
+            && let Some((module, bias)) = file
+            && let Some(step) = self.stub(callee, module, bias)
+        {
+            return Ok(step);
         }
         let (sp, frame) = (callee.value[RSP], callee.get(RBP).map_err(|_| lost)?);
-        if frame == 0 && !leaf {
-            // The mark that the ABI gives the outermost frame.
+        // A null pointer marks the outermost frame, where pointers are kept; elsewhere a register just happens to be 0.
+        let kept = file.is_some_and(|(m, _)| self.modules.get(m).is_some_and(Module::keeps_pointers));
+        if frame == 0 && guessed && kept {
             return Err(End::Complete);
         }
         if frame < sp || frame % 8 != 0 {
             return Err(lost);
         }
         let word = |memory: &mut M, address| {
-            memory.word(address).map_err(|fault| if fault == Fault::Beyond { End::Truncated } else { lost })
+            memory.word(address).map_err(|fault| {
+                if fault == Fault::Beyond {
+                    End::Truncated
+                } else {
+                    lost
+                }
+            })
         };
         let saved = word(self.memory, frame)?;
         let ip = word(self.memory, frame.checked_add(8).ok_or(lost)?)?;
-        let end = ip == 0;
-        if !end && (self.code(ip.wrapping_sub(1)) == Code::No || (saved != 0 && saved <= frame && file.is_none())) {
+        if ip == 0 {
+            return Err(if kept { End::Complete } else { lost });
+        }
+        if self.code(ip.wrapping_sub(1)) == Code::No || (saved != 0 && saved <= frame && file.is_none()) {
             return Err(lost);
         }
         let mut registers = callee.clone();
@@ -151,31 +197,38 @@ impl<M: Memory> Walk<'_, M> {
         registers.value[RSP] = frame.checked_add(16).ok_or(lost)?;
         registers.value[RBP] = saved;
         registers.value[RIP] = ip;
-        Ok(Step { registers, called: true, guessed: true })
+        Ok(Step {
+            registers,
+            called: true,
+            guessed: true,
+        })
     }
 
-    /// A function that only makes a system call and has neither frame nor rules (Go's): the word at sp is its return
-    /// address *if* a direct call that leads here stands before it, which proves it.
+    /// A function that has no frame, as it only makes a system call (Go's) or has not come so far: the word at sp is its
+    /// return address *if* a direct call that leads here stands before it, which proves it.
     fn stub(&mut self, callee: &Registers, module: ModuleId, bias: u64) -> Option<Step> {
         let (pc, sp) = (callee.value[RIP], callee.value[RSP]);
         let vaddr = pc.wrapping_sub(bias);
         let text = |modules: &Modules, at: u64, len| modules.get(module)?.text(at, len);
-        if text(self.modules, vaddr.wrapping_sub(2), 2)? != [0x0f, 0x05] {
-            return None;
-        }
+        let system_call = text(self.modules, vaddr.wrapping_sub(2), 2)? == [0x0f, 0x05];
+        let reach = if system_call { MAX_STUB } else { MAX_PROLOGUE };
         let ip = self.memory.word(sp).ok()?;
         let back = ip.wrapping_sub(bias);
         let call = text(self.modules, back.wrapping_sub(5), 5)?;
         let by = i32::from_le_bytes(call.get(1..5)?.try_into().ok()?);
         let target = back.wrapping_add_signed(i64::from(by));
-        if call.first() != Some(&0xe8) || vaddr.checked_sub(target)? > MAX_STUB {
+        if call.first() != Some(&0xe8) || vaddr.checked_sub(target)? > reach {
             return None;
         }
         let mut registers = callee.clone();
         registers.known &= PRESERVED;
         registers.value[RSP] = sp.checked_add(8)?;
         registers.value[RIP] = ip;
-        Some(Step { registers, called: true, guessed: true })
+        Some(Step {
+            registers,
+            called: true,
+            guessed: true,
+        })
     }
 }
 
@@ -191,5 +244,9 @@ impl From<Fault> for End {
 
 /// The copy that a probe made.
 pub(super) fn copied<'a>(regs: &Regs, bytes: &'a [u8]) -> Copied<'a> {
-    Copied::new(regs.sp, bytes, regs.fault == tracer_ebpf::wire::stack_fault::UNREADABLE)
+    Copied::new(
+        regs.sp,
+        bytes,
+        regs.fault == tracer_ebpf::wire::stack_fault::UNREADABLE,
+    )
 }

@@ -5,7 +5,7 @@ use tracer_ebpf::wire::Regs;
 
 use crate::stacks::cfi::Cfi;
 use crate::stacks::elf::Elf;
-use crate::stacks::{Stacks, memory};
+use crate::stacks::{End, Frame, Stacks, Symbolizer, memory};
 
 fn try_all(bytes: &[u8], addresses: &[u64]) {
     let Some(elf) = Elf::parse(bytes) else { return };
@@ -61,6 +61,23 @@ proptest! {
             }
         }
         try_all(&image, &addresses);
+    }
+
+    #[test]
+    fn names_of_a_real_file_with_bytes_changed(changes in proptest::collection::vec((0usize..8192, any::<u8>()), 1..30), offset in 0u64..4096) {
+        let mut image = vdso();
+        for (at, byte) in changes {
+            // The identification stays, so that the rest is read at all.
+            if let Some(b) = image.get_mut(at).filter(|_| at >= 20) {
+                *b = byte;
+            }
+        }
+        let mut stacks = Stacks::new();
+        if let Some(module) = stacks.modules.add_vdso(image).unwrap() {
+            let frame = Frame { module: Some(module), address: offset, offset, return_address: false, guessed: false };
+            let id = stacks.interned.intern(1, &[frame], End::NoCfi);
+            prop_assert!(!Symbolizer::new().resolve(&stacks, id).is_empty());
+        }
     }
 
     #[test]

@@ -3,4 +3,5 @@
 mod hostile;
 mod own;
 mod rig;
+mod survey;
 mod truth;

@@ -36,7 +36,9 @@ fn shows(frames: &[StackFrame], chain: &[&str]) -> bool {
 
 /// Unwinds every thread from a copy and live, and compares with the known chains and with gdb.
 fn check(options: &[&str]) {
-    let Some(program) = Program::start("gcc", C, options) else { return };
+    let Some(program) = Program::start("gcc", C, options) else {
+        return;
+    };
     let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
     let tgid = program.tgid();
     let truth = rig::gdb(tgid);
@@ -44,10 +46,18 @@ fn check(options: &[&str]) {
     let (mut frames, mut compared) = (0, 0);
     for (tid, (regs, bytes)) in program.threads(64 << 10) {
         let live = stacks.unwind_live(tgid, &regs);
-        assert_eq!(live.end, End::Complete, "{options:?} {tid}: {:#?}", symbolizer.resolve(&stacks, live.id));
+        assert_eq!(
+            live.end,
+            End::Complete,
+            "{options:?} {tid}: {:#?}",
+            symbolizer.resolve(&stacks, live.id)
+        );
         let copied = stacks.unwind(tgid, &regs, &bytes);
         let words = symbolizer.resolve(&stacks, live.id);
-        let chain = CHAINS.iter().find(|c| shows(&words, c)).unwrap_or_else(|| panic!("{options:?} {words:#?}"));
+        let chain = CHAINS
+            .iter()
+            .find(|c| shows(&words, c))
+            .unwrap_or_else(|| panic!("{options:?} {words:#?}"));
         // A handler on its own stack leaves the copy: only the live walk follows.
         if chain.contains(&"faults") {
             assert_eq!(copied.end, End::Unreadable);
@@ -75,13 +85,19 @@ fn check(options: &[&str]) {
     }
     assert!(inner.offset.unwrap() > 0 && inner.module.as_ref().unwrap().ends_with("truth"));
     // Locks have names, also local ones, also in the part of .bss that no page of the file backs.
-    for (address, expected, offset) in [(program.addresses[0], "held", 0), (program.addresses[1], "big", 2999 * 40)] {
+    for (address, expected, offset) in [
+        (program.addresses[0], "held", 0),
+        (program.addresses[1], "big", 2999 * 40),
+    ] {
         let symbol = symbolizer.data_symbol(&mut stacks, tgid, address).unwrap();
         assert_eq!((symbol.name.as_str(), symbol.offset), (expected, offset));
     }
     let sp = stacks.frames(crate::stacks::StackId(1)).len();
     assert!(sp > 0);
-    println!("{options:?}: {frames} frames, {compared} equal to gdb's, {:?}", stacks.failures());
+    println!(
+        "{options:?}: {frames} frames, {compared} equal to gdb's, {:?}",
+        stacks.failures()
+    );
 }
 
 #[test]
@@ -110,8 +126,86 @@ fn without_search_table() {
 }
 
 #[test]
+fn rules_for_debuggers_only() {
+    check(&["-O2", "-g", "-fno-asynchronous-unwind-tables"]);
+}
+
+#[test]
+fn by_frame_pointer() {
+    // The handler chains cross the C library with rules, and come back to code without.
+    let options = [
+        "-O1",
+        "-fno-asynchronous-unwind-tables",
+        "-fno-unwind-tables",
+        "-fno-omit-frame-pointer",
+    ];
+    let Some(program) = Program::start("gcc", C, &options) else {
+        return;
+    };
+    let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
+    for (regs, _) in program.threads(0).values() {
+        let unwound = stacks.unwind_live(program.tgid(), regs);
+        let words = symbolizer.resolve(&stacks, unwound.id);
+        assert_eq!(unwound.end, End::Complete, "{words:#?}");
+        assert!(
+            CHAINS.iter().any(|c| shows(&words, c)),
+            "{:?}",
+            words.iter().map(name).collect::<Vec<_>>()
+        );
+        assert!(stacks.frames(unwound.id).iter().any(|f| f.guessed));
+    }
+}
+
+#[test]
+fn without_rules_or_frame_pointer_nothing_is_invented() {
+    let options = ["-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    let Some(program) = Program::start("gcc", C, &options) else {
+        return;
+    };
+    let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
+    for (regs, _) in program.threads(0).values() {
+        let unwound = stacks.unwind_live(program.tgid(), regs);
+        let words = symbolizer.resolve(&stacks, unwound.id);
+        // The threads' last frames are libc's: to end without them and say Complete would be a lie.
+        let last = words.last().map(name);
+        assert_eq!(
+            unwound.end == End::Complete,
+            matches!(last, Some("clone3" | "_start")),
+            "{last:?} {:?}",
+            unwound.end
+        );
+        let frames = stacks.frames(unwound.id);
+        println!(
+            "{:?} after {} frames, {} guessed",
+            unwound.end,
+            frames.len(),
+            frames.iter().filter(|f| f.guessed).count()
+        );
+    }
+}
+
+#[test]
+fn the_first_thread_has_exited() {
+    let source = C.replace("for (;;) sink += main_outer();", "pthread_exit(0);");
+    let Some(program) = Program::start("gcc", &source, &["-O2"]) else {
+        return;
+    };
+    let (mut stacks, mut symbolizer, tgid) = (Stacks::new(), Symbolizer::new(), program.tgid());
+    let threads = rig::threads_but_first(tgid);
+    assert_eq!(threads.len(), 7);
+    for (regs, _) in threads.values() {
+        let unwound = stacks.unwind_live(tgid, regs);
+        let words = symbolizer.resolve(&stacks, unwound.id);
+        assert_eq!(unwound.end, End::Complete, "{words:#?}");
+        assert!(CHAINS.iter().any(|c| shows(&words, c)), "{words:#?}");
+    }
+}
+
+#[test]
 fn cpp_mutex() {
-    let Some(program) = Program::start("g++", CPP, &["-O2", "-g"]) else { return };
+    let Some(program) = Program::start("g++", CPP, &["-O2", "-g"]) else {
+        return;
+    };
     let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
     let tgid = program.tgid();
     let truth = rig::gdb(tgid).unwrap_or_default();
@@ -123,7 +217,9 @@ fn cpp_mutex() {
         let pcs: Vec<_> = stacks.frames(unwound.id).iter().map(|f| f.address).collect();
         let truth = truth.get(&tid).map_or(&[][..], Vec::as_slice);
         assert_eq!(pcs[..truth.len()], truth[..]);
-        let Some(at) = words.iter().position(|f| name(f) == "app::Queue<int>::take(int)") else { continue };
+        let Some(at) = words.iter().position(|f| name(f) == "app::Queue<int>::take(int)") else {
+            continue;
+        };
         // lock_guard, mutex::lock and gthread's wrapper were inlined into it, innermost first, each with its line.
         let inlined: Vec<_> = words[..at].iter().filter(|f| f.inlined).map(name).collect();
         assert!(inlined.iter().any(|n| n.contains("mutex::lock")), "{inlined:?}");
@@ -136,15 +232,24 @@ fn cpp_mutex() {
     }
     assert!(found);
     let kind = symbolizer.describe_address(&mut stacks, tgid, program.addresses[0]);
-    assert!(matches!(&kind, AddressKind::Symbol(s) if s.name == "app::pool"), "{kind:?}");
+    assert!(
+        matches!(&kind, AddressKind::Symbol(s) if s.name == "app::pool"),
+        "{kind:?}"
+    );
 }
 
 #[test]
 fn names_after_the_file_and_the_process_have_gone() {
-    let Some(program) = Program::start("gcc", C, &["-O2", "-g"]) else { return };
+    let Some(program) = Program::start("gcc", C, &["-O2", "-g"]) else {
+        return;
+    };
     let (mut stacks, tgid) = (Stacks::new(), program.tgid());
     std::fs::remove_file(std::fs::read_link(format!("/proc/{tgid}/exe")).unwrap()).unwrap();
-    let ids: Vec<_> = program.threads(64 << 10).values().map(|(r, b)| stacks.unwind(tgid, r, b).id).collect();
+    let ids: Vec<_> = program
+        .threads(64 << 10)
+        .values()
+        .map(|(r, b)| stacks.unwind(tgid, r, b).id)
+        .collect();
     let held = program.addresses[0];
     drop(program);
     stacks.process_exit(tgid);
@@ -153,12 +258,17 @@ fn names_after_the_file_and_the_process_have_gone() {
     for chain in CHAINS.iter().filter(|c| !c.contains(&"faults")) {
         assert!(all.iter().any(|words| shows(words, chain)), "{chain:?}");
     }
-    assert_eq!(symbolizer.data_symbol(&mut stacks, tgid, held).unwrap().name, "held");
+    assert_eq!(
+        symbolizer.data_symbol(&mut stacks, tgid, held).unwrap().name,
+        "held"
+    );
 }
 
 #[test]
 fn stripped_functions_have_stable_names() {
-    let Some(program) = Program::start("gcc", C, &["-O2", "-s"]) else { return };
+    let Some(program) = Program::start("gcc", C, &["-O2", "-s"]) else {
+        return;
+    };
     let (mut stacks, mut symbolizer) = (Stacks::new(), Symbolizer::new());
     for (regs, bytes) in program.threads(64 << 10).values() {
         let unwound = stacks.unwind(program.tgid(), regs, bytes);
@@ -170,7 +280,9 @@ fn stripped_functions_have_stable_names() {
 
 #[test]
 fn a_forked_child_needs_no_reading() {
-    let Some(program) = Program::start("gcc", C, &["-O2"]) else { return };
+    let Some(program) = Program::start("gcc", C, &["-O2"]) else {
+        return;
+    };
     let mut stacks = Stacks::new();
     let threads = program.threads(64 << 10);
     let (regs, bytes) = threads.values().next().unwrap();
