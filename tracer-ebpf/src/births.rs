@@ -32,11 +32,50 @@ const SECCOMP_FILTER_FLAG_NEW_LISTENER: u64 = 8;
 /// (`syscalls:sys_exit_NAME`). Not among them, and found by comparing with `/proc` only: `ioctl`s that make
 /// descriptors, reads from fanotify, `SECCOMP_ADDFD`. `io_uring` has tracepoints of its own.
 pub const CALLS: &[&str] = &[
-    "accept", "accept4", "bpf", "clone", "clone3", "creat", "dup", "dup2", "dup3", "epoll_create", "epoll_create1",
-    "eventfd", "eventfd2", "fanotify_init", "fcntl", "fsmount", "fsopen", "fspick", "inotify_init", "inotify_init1",
-    "io_uring_setup", "landlock_create_ruleset", "memfd_create", "memfd_secret", "mq_open", "open",
-    "open_by_handle_at", "open_tree", "open_tree_attr", "openat", "openat2", "perf_event_open", "pidfd_getfd", "pidfd_open",
-    "pipe", "pipe2", "recvmmsg", "recvmsg", "seccomp", "signalfd", "signalfd4", "socket", "socketpair", "timerfd_create",
+    "accept",
+    "accept4",
+    "bpf",
+    "clone",
+    "clone3",
+    "creat",
+    "dup",
+    "dup2",
+    "dup3",
+    "epoll_create",
+    "epoll_create1",
+    "eventfd",
+    "eventfd2",
+    "fanotify_init",
+    "fcntl",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "inotify_init",
+    "inotify_init1",
+    "io_uring_setup",
+    "landlock_create_ruleset",
+    "memfd_create",
+    "memfd_secret",
+    "mq_open",
+    "open",
+    "open_by_handle_at",
+    "open_tree",
+    "open_tree_attr",
+    "openat",
+    "openat2",
+    "perf_event_open",
+    "pidfd_getfd",
+    "pidfd_open",
+    "pipe",
+    "pipe2",
+    "recvmmsg",
+    "recvmsg",
+    "seccomp",
+    "signalfd",
+    "signalfd4",
+    "socket",
+    "socketpair",
+    "timerfd_create",
     "userfaultfd",
 ];
 
@@ -48,20 +87,49 @@ pub fn birth(call: i64, args: &[u64; 6], result: i64) -> Birth {
         return Birth::None;
     }
     match call {
-        nr::OPEN | nr::OPENAT | nr::OPENAT2 | nr::CREAT | nr::OPEN_BY_HANDLE_AT | nr::SOCKET | nr::ACCEPT
-        | nr::ACCEPT4 | nr::DUP | nr::DUP2 | nr::DUP3 | nr::EVENTFD | nr::EVENTFD2 | nr::EPOLL_CREATE
-        | nr::EPOLL_CREATE1 | nr::TIMERFD_CREATE | nr::SIGNALFD | nr::SIGNALFD4 | nr::INOTIFY_INIT
-        | nr::INOTIFY_INIT1 | nr::FANOTIFY_INIT | nr::MEMFD_CREATE | nr::MEMFD_SECRET | nr::PIDFD_OPEN
-        | nr::PIDFD_GETFD | nr::PERF_EVENT_OPEN | nr::USERFAULTFD | nr::IO_URING_SETUP | nr::MQ_OPEN | nr::FSOPEN
-        | nr::FSMOUNT | nr::FSPICK | nr::OPEN_TREE | nr::OPEN_TREE_ATTR | nr::LANDLOCK_CREATE_RULESET => {
-            result_of(call, args, result)
-        }
+        nr::OPEN
+        | nr::OPENAT
+        | nr::OPENAT2
+        | nr::CREAT
+        | nr::OPEN_BY_HANDLE_AT
+        | nr::SOCKET
+        | nr::ACCEPT
+        | nr::ACCEPT4
+        | nr::DUP
+        | nr::DUP2
+        | nr::DUP3
+        | nr::EVENTFD
+        | nr::EVENTFD2
+        | nr::EPOLL_CREATE
+        | nr::EPOLL_CREATE1
+        | nr::TIMERFD_CREATE
+        | nr::SIGNALFD
+        | nr::SIGNALFD4
+        | nr::INOTIFY_INIT
+        | nr::INOTIFY_INIT1
+        | nr::FANOTIFY_INIT
+        | nr::MEMFD_CREATE
+        | nr::MEMFD_SECRET
+        | nr::PIDFD_OPEN
+        | nr::PIDFD_GETFD
+        | nr::PERF_EVENT_OPEN
+        | nr::USERFAULTFD
+        | nr::IO_URING_SETUP
+        | nr::MQ_OPEN
+        | nr::FSOPEN
+        | nr::FSMOUNT
+        | nr::FSPICK
+        | nr::OPEN_TREE
+        | nr::OPEN_TREE_ATTR
+        | nr::LANDLOCK_CREATE_RULESET => result_of(call, args, result),
         nr::PIPE | nr::PIPE2 => Birth::Pair(args[0]),
         nr::SOCKETPAIR => Birth::Pair(args[3]),
         nr::FCNTL if args[1] == F_DUPFD || args[1] == F_DUPFD_CLOEXEC => Birth::Result,
         nr::BPF if bpf_makes(args[0]) => Birth::Result,
         nr::SECCOMP
-            if args[0] == SECCOMP_SET_MODE_FILTER && args[1] & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 && result > 0 =>
+            if args[0] == SECCOMP_SET_MODE_FILTER
+                && args[1] & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
+                && result > 0 =>
         {
             Birth::Result
         }
@@ -81,18 +149,25 @@ fn result_of(call: i64, args: &[u64; 6], result: i64) -> Birth {
         // dup2 onto itself makes nothing.
         nr::DUP2 => args[0] as i32 == args[1] as i32,
         // With a descriptor these change its mask and return it.
-        nr::SIGNALFD | nr::SIGNALFD4 => args[0] as i32 >= 0,
+        nr::SIGNALFD | nr::SIGNALFD4 => !(args[0] as i32).is_negative(),
         // LANDLOCK_CREATE_RULESET_VERSION and the like return a number.
         nr::LANDLOCK_CREATE_RULESET => args[2] != 0,
         _ => false,
     };
-    if old || result > i64::from(i32::MAX) { Birth::None } else { Birth::Result }
+    if old || result > i64::from(i32::MAX) {
+        Birth::None
+    } else {
+        Birth::Result
+    }
 }
 
 /// Commands of `bpf(2)` (`enum bpf_cmd`) that return a descriptor.
 #[inline(always)]
 fn bpf_makes(command: u64) -> bool {
-    matches!(command, 0 | 5 | 7 | 13 | 14 | 17 | 18 | 19 | 28 | 30 | 32 | 33 | 36)
+    matches!(
+        command,
+        0 | 5 | 7 | 13 | 14 | 17 | 18 | 19 | 28 | 30 | 32 | 33 | 36
+    )
 }
 
 #[cfg(test)]
@@ -110,7 +185,10 @@ mod tests {
         assert_eq!(birth(nr::DUP2, &[5, 5, 0, 0, 0, 0], 5), Birth::None);
         assert_eq!(birth(nr::DUP2, &[5, 6, 0, 0, 0, 0], 6), Birth::Result);
         assert_eq!(birth(nr::SIGNALFD4, &[7, 0, 0, 0, 0, 0], 7), Birth::None);
-        assert_eq!(birth(nr::SIGNALFD4, &[u64::from(u32::MAX), 0, 0, 0, 0, 0], 7), Birth::Result);
+        assert_eq!(
+            birth(nr::SIGNALFD4, &[u64::from(u32::MAX), 0, 0, 0, 0, 0], 7),
+            Birth::Result
+        );
         assert_eq!(birth(nr::FCNTL, &[3, 3, 0, 0, 0, 0], 2), Birth::None);
         assert_eq!(birth(nr::FCNTL, &[3, 1030, 0, 0, 0, 0], 4), Birth::Result);
     }
@@ -127,7 +205,10 @@ mod tests {
     fn calls_are_sorted_and_known() {
         assert!(CALLS.is_sorted());
         for call in CALLS {
-            assert!((0..500).any(|nr| nr::name(nr).is_some_and(|name| name.eq_ignore_ascii_case(call))), "{call}");
+            assert!(
+                (0..500).any(|nr| nr::name(nr).is_some_and(|name| name.eq_ignore_ascii_case(call))),
+                "{call}"
+            );
         }
     }
 }

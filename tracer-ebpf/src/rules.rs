@@ -165,13 +165,13 @@ pub fn waker(sleeper: Side<'_>, current: Side<'_>) -> Waker {
     // was requeued sleeps on a word which it never named.
     let same_space = sleeper.tgid == current.tgid;
     let same_word = uaddr == wait.uaddr || second == wait.uaddr;
-    if same_space && same_word || !private && !wait.private && !same_space {
-        Waker::HandOver
-    } else if same_space && wait.op == futex::WAIT_REQUEUE_PI {
-        Waker::HandOver
+    let requeued = wait.op == futex::WAIT_REQUEUE_PI;
+    let can = if same_space {
+        same_word || requeued
     } else {
-        Waker::Interrupt
-    }
+        !private && !wait.private
+    };
+    if can { Waker::HandOver } else { Waker::Interrupt }
 }
 
 #[cfg(test)]
@@ -219,8 +219,16 @@ mod tests {
         assert_eq!(verdict(&sleeper, nr::FUTEX, &wake, 0), Waker::Interrupt);
         // A process that ends beside it.
         assert_eq!(verdict(&sleeper, nr::EXIT_GROUP, &wake, 8), Waker::Interrupt);
-        assert_eq!(verdict(&sleeper, nr::EXIT, &wake, 7), Waker::Interrupt, "a private word");
-        assert_eq!(verdict(&wait(futex::WAIT), nr::EXIT, &wake, 7), Waker::Exit, "the word of a join");
+        assert_eq!(
+            verdict(&sleeper, nr::EXIT, &wake, 7),
+            Waker::Interrupt,
+            "a private word"
+        );
+        assert_eq!(
+            verdict(&wait(futex::WAIT), nr::EXIT, &wake, 7),
+            Waker::Exit,
+            "the word of a join"
+        );
         // Waiting oneself wakes nobody.
         assert_eq!(
             verdict(&sleeper, nr::FUTEX, &wait(futex::WAIT | futex::PRIVATE), 7),

@@ -23,13 +23,25 @@ const AVAIL: u64 = 0;
 fn submit_flags(size: u64) -> u64 {
     let quarter = ring_bytes() / 4;
     let filled = EVENTS.query(AVAIL);
-    if filled >= quarter && filled.wrapping_sub(size) < quarter { WAKE } else { QUIET }
+    if filled >= quarter && filled.wrapping_sub(size) < quarter {
+        WAKE
+    } else {
+        QUIET
+    }
 }
 
 #[inline(always)]
 pub(super) fn header(kind: u16, tgid: u32, tid: u32, ts_ns: u64) -> Header {
     // SAFETY: a helper without preconditions.
-    Header { kind, class: 0, tgid, tid, cpu: unsafe { bpf_get_smp_processor_id() }, ts_ns }
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    Header {
+        kind,
+        class: 0,
+        tgid,
+        tid,
+        cpu,
+        ts_ns,
+    }
 }
 
 /// Emits a record without a stack; `lost` is counted when the ring is full.
@@ -65,13 +77,16 @@ unsafe fn copy_stack(to: *mut u8, size: usize, sp: u64) -> usize {
     let mut done = 0;
     while done < size {
         // SAFETY: the destination is in bounds by the caller's promise; the helper cannot fault.
-        let read = unsafe { bpf_probe_read_user(to.add(done).cast(), STEP as u32, (sp + done as u64) as *const _) };
+        let read =
+            unsafe { bpf_probe_read_user(to.add(done).cast(), STEP as u32, (sp + done as u64) as *const _) };
         if read != 0 {
             let mut fine = 0;
             while fine < STEP {
                 let at = done + fine;
                 // SAFETY: as above.
-                let read = unsafe { bpf_probe_read_user(to.add(at).cast(), FINE as u32, (sp + at as u64) as *const _) };
+                let read = unsafe {
+                    bpf_probe_read_user(to.add(at).cast(), FINE as u32, (sp + at as u64) as *const _)
+                };
                 if read != 0 {
                     return at;
                 }
@@ -142,9 +157,15 @@ pub(super) fn with_stack<R: Copy + 'static>(
     if fault != stack_fault::NONE {
         return sized::<R, 0>(StackClass::None, fault, regs, lost, fill, head);
     }
-    let place = StackPlace { sp, tgid, ip_low: ip as u32 };
+    let place = StackPlace {
+        sp,
+        tgid,
+        ip_low: ip as u32,
+    };
     // SAFETY: an integer, copied out at once.
-    let class = unsafe { STACK_CLASSES.get(&place) }.copied().unwrap_or(StackClass::Medium as u32);
+    let class = unsafe { STACK_CLASSES.get(place) }
+        .copied()
+        .unwrap_or(StackClass::Medium as u32);
     if class == StackClass::Small as u32 {
         sized::<R, { StackClass::Small.bytes() }>(StackClass::Small, fault, regs, lost, fill, head);
     } else if class == StackClass::Large as u32 {

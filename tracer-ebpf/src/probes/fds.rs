@@ -9,6 +9,7 @@ use aya_ebpf::{
     maps::LruHashMap,
     programs::TracePointContext,
 };
+use aya_log_ebpf::warn;
 use tracer_ebpf::{
     births::{Birth, CLONE_PIDFD, birth},
     nr,
@@ -128,9 +129,20 @@ pub fn fd_close_enter(ctx: TracePointContext) -> u32 {
 pub fn fd_close_range_enter(ctx: TracePointContext) -> u32 {
     let Some(task) = target() else { return 0 };
     // SAFETY: inside the record.
-    let (first, last, flags): (u64, u64, u64) =
-        unsafe { (field(&ctx, ENTER_ARGS), field(&ctx, ENTER_ARGS + 8), field(&ctx, ENTER_ARGS + 16)) };
-    dead(task, nr::CLOSE_RANGE, first as u32, last as u32, flags as u32 & (fd_close::UNSHARE | fd_close::CLOEXEC));
+    let (first, last, flags): (u64, u64, u64) = unsafe {
+        (
+            field(&ctx, ENTER_ARGS),
+            field(&ctx, ENTER_ARGS + 8),
+            field(&ctx, ENTER_ARGS + 16),
+        )
+    };
+    dead(
+        task,
+        nr::CLOSE_RANGE,
+        first as u32,
+        last as u32,
+        flags as u32 & (fd_close::UNSHARE | fd_close::CLOEXEC),
+    );
     0
 }
 
@@ -139,7 +151,14 @@ fn dead((tgid, tid): (u32, u32), nr: i64, first: u32, last: u32, flags: u32) {
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     plain(
-        FdClose { header: header(kind::FD_CLOSE, tgid, tid, now), nr, first, last, flags, reserved: 0 },
+        FdClose {
+            header: header(kind::FD_CLOSE, tgid, tid, now),
+            nr,
+            first,
+            last,
+            flags,
+            reserved: 0,
+        },
         counter::FD_RING_FULL,
     );
 }
@@ -184,6 +203,10 @@ pub fn fd_recvmmsg_exit(ctx: TracePointContext) -> u32 {
     if let Birth::Messages(at) = birth(call.nr, &call.args, result) {
         if result > MESSAGES_MAX {
             count(counter::CONTROL_TRUNCATED);
+            warn!(
+                &ctx,
+                "recvmmsg of {} brought {} messages, more than are looked at", task.0, result
+            );
         }
         let mut message = 0;
         while message < MESSAGES_MAX && message < result {
@@ -285,7 +308,10 @@ pub fn fd_uring_submit(ctx: TracePointContext) -> u32 {
         }
         return 0;
     }
-    if URING.insert(&request, &UringRequest { opcode, file_index }, 0).is_err() {
+    if URING
+        .insert(request, UringRequest { opcode, file_index }, 0)
+        .is_err()
+    {
         count(counter::MAP_FULL);
     }
     if file_index != 0 {
@@ -331,9 +357,11 @@ pub fn fd_uring_complete(ctx: TracePointContext) -> u32 {
     // SAFETY: as in `fd_uring_submit`.
     let (request, result): (u64, i32) = unsafe { (field(&ctx, 16), field(&ctx, 32)) };
     // SAFETY: copied out at once.
-    let Some(known) = (unsafe { URING.get(&request) }).copied() else { return 0 };
+    let Some(known) = (unsafe { URING.get(request) }).copied() else {
+        return 0;
+    };
     // A multishot accept completes many times; the entry goes when the request's memory is used anew or by age.
-    if known.opcode != OP_ACCEPT && URING.remove(&request).is_err() {
+    if known.opcode != OP_ACCEPT && URING.remove(request).is_err() {
         return 0;
     }
     if result < 0 || known.file_index != 0 {

@@ -141,7 +141,7 @@ pub(super) fn is_target(tgid: u32) -> bool {
         return one == tgid;
     }
     // SAFETY: the value is an integer that nobody deletes while it is borrowed: it is not used at all.
-    unsafe { TARGETS.get(&tgid) }.is_some()
+    unsafe { TARGETS.get(tgid) }.is_some()
 }
 
 /// Adds one to a counter of [`counter`].

@@ -1,5 +1,17 @@
 //! See `docs/probes.md` for what each hook relies on and costs.
 #![allow(unreachable_pub, reason = "aya's macros want entry points to be pub")]
+#![allow(
+    clippy::inline_always,
+    reason = "a call inside a probe costs the verifier more than the copy of a few instructions"
+)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros hand the context over by value"
+)]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "the kernel's structs and records are aligned to their fields"
+)]
 
 mod emit;
 mod fds;

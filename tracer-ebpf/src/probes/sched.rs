@@ -6,6 +6,7 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::{BtfTracePointContext, tracing::StackIdContext as _},
 };
+use aya_log_ebpf::warn;
 use tracer_ebpf::{
     rules::{self, Side, Waker},
     wire::{Exec, Exit, Fork, SwitchIn, SwitchOut, Wake, counter, feature, kind, switch_in},
@@ -14,7 +15,10 @@ use tracer_ebpf::{
 use super::{
     emit::{header, plain, with_stack},
     maps::{KSTACKS, TARGETS, count, has, is_target, make_task_state, task_state},
-    task::{self, BEFORE, NEW, PREEMPTED, RUNNING, SLEEPING, TaskState, call, complete, ids, signal_pending, user_regs},
+    task::{
+        self, BEFORE, NEW, PREEMPTED, RUNNING, SLEEPING, TaskState, call, complete, ids, signal_pending,
+        user_regs,
+    },
 };
 
 const TASK_INTERRUPTIBLE: u32 = 1;
@@ -141,7 +145,10 @@ fn switch_in(state: &mut TaskState) {
         NEW => (state.wake_ns, switch_in::NEW | switch_in::WOKEN),
         SLEEPING if state.wake_ns != 0 => (state.wake_ns, switch_in::SLEPT | switch_in::WOKEN),
         SLEEPING => (now, switch_in::SLEPT),
-        BEFORE if state.wake_ns != 0 => (state.wake_ns, switch_in::SLEPT | switch_in::WOKEN | switch_in::BEFORE),
+        BEFORE if state.wake_ns != 0 => (
+            state.wake_ns,
+            switch_in::SLEPT | switch_in::WOKEN | switch_in::BEFORE,
+        ),
         _ => return,
     };
     let delay = now - since;
@@ -192,13 +199,26 @@ unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
         return;
     }
     // SAFETY: helpers without preconditions; the current task is trusted.
-    let (now, ids, regs) =
-        unsafe { (bpf_ktime_get_ns(), bpf_get_current_pid_tgid(), user_regs(bpf_get_current_task_btf())) };
+    let (now, ids, regs) = unsafe {
+        (
+            bpf_ktime_get_ns(),
+            bpf_get_current_pid_tgid(),
+            user_regs(bpf_get_current_task_btf()),
+        )
+    };
     let (waker_tgid, waker_tid) = ((ids >> 32) as u32, ids as u32);
     let current = call(regs);
     let verdict = rules::waker(
-        Side { tgid: state.tgid, nr: state.nr, args: &state.args },
-        Side { tgid: waker_tgid, nr: current.nr, args: &current.args },
+        Side {
+            tgid: state.tgid,
+            nr: state.nr,
+            args: &state.args,
+        },
+        Side {
+            tgid: waker_tgid,
+            nr: current.nr,
+            args: &current.args,
+        },
     );
     let seq = if asleep {
         state.wake_ns = now;
@@ -268,8 +288,9 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (child_tid, child_tgid) = ids(child);
-    if child_tgid != tgid && has(feature::FOLLOW) && TARGETS.insert(&child_tgid, &1, 0).is_err() {
+    if child_tgid != tgid && has(feature::FOLLOW) && TARGETS.insert(child_tgid, 1, 0).is_err() {
         count(counter::MAP_FULL);
+        warn!(&ctx, "process {} is not followed: too many targets", child_tgid);
     }
     if child_tgid == tgid || has(feature::FOLLOW) {
         // SAFETY: the tracepoint's argument; the state is checked for null.
@@ -277,6 +298,10 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
             let state = make_task_state(child);
             if state.is_null() {
                 count(counter::MAP_FULL);
+                warn!(
+                    &ctx,
+                    "thread {} of {} is not traced: no memory for its state", child_tid, child_tgid
+                );
             } else {
                 (*state).tgid = child_tgid;
                 (*state).tid = child_tid;
@@ -285,7 +310,14 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    plain(Fork { header: header(kind::FORK, tgid, tid, now), child_tgid, child_tid }, counter::RING_FULL);
+    plain(
+        Fork {
+            header: header(kind::FORK, tgid, tid, now),
+            child_tgid,
+            child_tid,
+        },
+        counter::RING_FULL,
+    );
     0
 }
 
@@ -307,7 +339,14 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
             (*state).tid = tid;
         }
         let now = bpf_ktime_get_ns();
-        plain(Exec { header: header(kind::EXEC, tgid, tid, now), old_tid, reserved: 0 }, counter::RING_FULL);
+        plain(
+            Exec {
+                header: header(kind::EXEC, tgid, tid, now),
+                old_tid,
+                reserved: 0,
+            },
+            counter::RING_FULL,
+        );
     }
     0
 }

@@ -2,7 +2,9 @@
 
 use aya_ebpf::{
     bindings::{pt_regs, task_struct},
-    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, generated::bpf_task_pt_regs},
+    helpers::{
+        bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, generated::bpf_task_pt_regs,
+    },
 };
 use tracer_ebpf::{
     nr,
@@ -104,7 +106,14 @@ pub(super) fn call(regs: *const pt_regs) -> Call {
         }
         Call {
             nr: reg!(regs, orig_rax) as i64,
-            args: [reg!(regs, rdi), reg!(regs, rsi), reg!(regs, rdx), reg!(regs, r10), reg!(regs, r8), reg!(regs, r9)],
+            args: [
+                reg!(regs, rdi),
+                reg!(regs, rsi),
+                reg!(regs, rdx),
+                reg!(regs, r10),
+                reg!(regs, r8),
+                reg!(regs, r9),
+            ],
         }
     }
 }
@@ -176,7 +185,9 @@ pub(super) fn signal_pending(task: *const task_struct) -> bool {
 /// The time-out that a call was given, in ns; `u64::MAX` without.
 #[inline(always)]
 pub(super) fn timeout_ns(call: &Call) -> u64 {
-    let Timeout::Timespec(pointer) = rules::timeout(call.nr, &call.args) else { return u64::MAX };
+    let Timeout::Timespec(pointer) = rules::timeout(call.nr, &call.args) else {
+        return u64::MAX;
+    };
     if pointer == 0 {
         return u64::MAX;
     }

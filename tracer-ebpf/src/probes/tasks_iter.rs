@@ -30,7 +30,7 @@ struct TaskContext {
 /// Runs once per thread of the host, filters by [`is_target`]. Reading the iterator a second time changes no state.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-fn tasks(ctx: *mut c_void) -> i32 {
+extern "C" fn tasks(ctx: *mut c_void) -> i32 {
     let ctx = ctx.cast::<TaskContext>();
     // SAFETY: the context is the kernel's, its task is checked for null, the state too.
     unsafe {
@@ -58,7 +58,11 @@ fn tasks(ctx: *mut c_void) -> i32 {
         snapshot.nr = call(regs).nr;
         snapshot.ts_ns = bpf_ktime_get_ns();
         copy_regs(&raw mut snapshot.regs, regs);
-        bpf_seq_write((*meta).seq, (&raw const snapshot).cast(), TaskSnapshot::SIZE as u32);
+        bpf_seq_write(
+            (*meta).seq,
+            (&raw const snapshot).cast(),
+            TaskSnapshot::SIZE as u32,
+        );
     }
     0
 }

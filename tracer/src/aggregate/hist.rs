@@ -21,7 +21,13 @@ impl Histogram {
     /// An empty one.
     #[must_use]
     pub const fn new() -> Self {
-        Self { buckets: Vec::new(), count: 0, total: 0, min: 0, max: 0 }
+        Self {
+            buckets: Vec::new(),
+            count: 0,
+            total: 0,
+            min: 0,
+            max: 0,
+        }
     }
 
     /// Adds one sample.
@@ -43,7 +49,10 @@ impl Histogram {
             return;
         }
         let mut merged = Vec::with_capacity(self.buckets.len() + other.buckets.len());
-        let (mut mine, mut theirs) = (self.buckets.iter().copied().peekable(), other.buckets.iter().copied().peekable());
+        let (mut mine, mut theirs) = (
+            self.buckets.iter().copied().peekable(),
+            other.buckets.iter().copied().peekable(),
+        );
         loop {
             match (mine.peek().copied(), theirs.peek().copied()) {
                 (Some(a), Some(b)) if a.0 == b.0 => {
@@ -67,7 +76,11 @@ impl Histogram {
             }
         }
         self.buckets = merged;
-        self.min = if self.count == 0 { other.min } else { self.min.min(other.min) };
+        self.min = if self.count == 0 {
+            other.min
+        } else {
+            self.min.min(other.min)
+        };
         self.max = self.max.max(other.max);
         self.count += other.count;
         self.total = self.total.saturating_add(other.total);
@@ -99,7 +112,9 @@ impl Histogram {
 
     /// Upper bound (inclusive) and count of each bucket in use, in order.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.buckets.iter().map(|&(index, count)| (Self::upper(index), u64::from(count)))
+        self.buckets
+            .iter()
+            .map(|&(index, count)| (Self::upper(index), u64::from(count)))
     }
 
     fn index(ns: u64) -> u32 {
@@ -119,7 +134,18 @@ mod tests {
 
     #[test]
     fn buckets_keep_three_digits() {
-        for ns in [0, 1, 999, 2047, 2048, 1_000_000, 123_456_789, u64::from(u32::MAX), u64::MAX / 3, u64::MAX] {
+        for ns in [
+            0,
+            1,
+            999,
+            2047,
+            2048,
+            1_000_000,
+            123_456_789,
+            u64::from(u32::MAX),
+            u64::MAX / 3,
+            u64::MAX,
+        ] {
             let upper = Histogram::upper(Histogram::index(ns));
             assert!(upper >= ns, "{ns} -> {upper}");
             assert!((upper - ns) as f64 <= ns as f64 / 1000.0, "{ns} -> {upper}");
@@ -130,7 +156,11 @@ mod tests {
     fn merging_equals_recording() {
         let (mut a, mut b, mut all) = (Histogram::new(), Histogram::new(), Histogram::new());
         for ns in (0..5000).map(|i: u64| i * i * 31 % 1_000_003) {
-            if ns % 3 == 0 { a.record(ns) } else { b.record(ns) }
+            if ns % 3 == 0 {
+                a.record(ns)
+            } else {
+                b.record(ns)
+            }
             all.record(ns);
         }
         a.merge(&b);

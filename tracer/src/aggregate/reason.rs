@@ -21,7 +21,11 @@ pub fn reason(call: i64, args: &[u64; 6], state: u32, kind_of: impl Fn(i32) -> O
     }
     if rules::futex_wait(call, args).is_some() {
         // In an uninterruptible state it waits for the kernel (a page of the word, memory), not for a thread.
-        return if state & INTERRUPTIBLE != 0 { Reason::Futex } else { Reason::Other };
+        return if state & INTERRUPTIBLE != 0 {
+            Reason::Futex
+        } else {
+            Reason::Other
+        };
     }
     let fd = args[0] as i32;
     match call {
@@ -30,10 +34,16 @@ pub fn reason(call: i64, args: &[u64; 6], state: u32, kind_of: impl Fn(i32) -> O
         nr::SENDTO | nr::SENDMSG | nr::SENDMMSG => Reason::SocketWrite,
         nr::ACCEPT | nr::ACCEPT4 => Reason::Accept,
         nr::CONNECT => Reason::Connect,
-        nr::POLL | nr::PPOLL | nr::SELECT | nr::PSELECT6 | nr::EPOLL_WAIT | nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 => {
-            Reason::Poll
+        nr::POLL
+        | nr::PPOLL
+        | nr::SELECT
+        | nr::PSELECT6
+        | nr::EPOLL_WAIT
+        | nr::EPOLL_PWAIT
+        | nr::EPOLL_PWAIT2 => Reason::Poll,
+        nr::READ | nr::READV | nr::PREAD64 | nr::PREADV | nr::PREADV2 => {
+            transfer(kind_of(fd), Reason::SocketRead)
         }
-        nr::READ | nr::READV | nr::PREAD64 | nr::PREADV | nr::PREADV2 => transfer(kind_of(fd), Reason::SocketRead),
         nr::WRITE | nr::WRITEV | nr::PWRITE64 | nr::PWRITEV | nr::PWRITEV2 => {
             transfer(kind_of(fd), Reason::SocketWrite)
         }
@@ -43,10 +53,25 @@ pub fn reason(call: i64, args: &[u64; 6], state: u32, kind_of: impl Fn(i32) -> O
         nr::WAIT4 | nr::WAITID | nr::VFORK => Reason::WaitChild,
         nr::CLONE if args[0] & CLONE_VFORK != 0 => Reason::WaitChild,
         nr::PAUSE | nr::RT_SIGSUSPEND | nr::RT_SIGTIMEDWAIT => Reason::Signal,
-        nr::SEMOP | nr::SEMTIMEDOP | nr::MSGSND | nr::MSGRCV | nr::MQ_TIMEDSEND | nr::MQ_TIMEDRECEIVE => Reason::Ipc,
+        nr::SEMOP | nr::SEMTIMEDOP | nr::MSGSND | nr::MSGRCV | nr::MQ_TIMEDSEND | nr::MQ_TIMEDRECEIVE => {
+            Reason::Ipc
+        }
         nr::IO_URING_ENTER => Reason::IoUring,
-        nr::IO_GETEVENTS | nr::FSYNC | nr::FDATASYNC | nr::SYNC | nr::SYNCFS | nr::MSYNC | nr::SYNC_FILE_RANGE
-        | nr::FALLOCATE | nr::OPEN | nr::OPENAT | nr::OPENAT2 | nr::CREAT | nr::FLOCK | nr::GETDENTS | nr::GETDENTS64
+        nr::IO_GETEVENTS
+        | nr::FSYNC
+        | nr::FDATASYNC
+        | nr::SYNC
+        | nr::SYNCFS
+        | nr::MSYNC
+        | nr::SYNC_FILE_RANGE
+        | nr::FALLOCATE
+        | nr::OPEN
+        | nr::OPENAT
+        | nr::OPENAT2
+        | nr::CREAT
+        | nr::FLOCK
+        | nr::GETDENTS
+        | nr::GETDENTS64
         | nr::COPY_FILE_RANGE => Reason::FileIo,
         _ => Reason::Other,
     }
@@ -74,7 +99,11 @@ mod tests {
     fn a_lock_wait_is_interruptible() {
         assert_eq!(of(nr::FUTEX, [0x1000, 128, 2, 0, 0, 0], 0x2001), Reason::Futex);
         assert_eq!(of(nr::FUTEX, [0x1000, 128, 2, 0, 0, 0], 2), Reason::Other);
-        assert_eq!(of(nr::FUTEX, [0x1000, 129, 2, 0, 0, 0], 1), Reason::Other, "a wake does not wait");
+        assert_eq!(
+            of(nr::FUTEX, [0x1000, 129, 2, 0, 0, 0], 1),
+            Reason::Other,
+            "a wake does not wait"
+        );
     }
 
     #[test]

@@ -68,12 +68,16 @@ pub struct Threads {
 impl Threads {
     /// A thread got a CPU.
     pub fn on_switch_in(&mut self, record: &SwitchIn) {
-        let Some(thread) = self.thread(record.header.tgid, record.header.tid) else { return };
+        let Some(thread) = self.thread(record.header.tgid, record.header.tid) else {
+            return;
+        };
         thread.run_queue_total_ns = record.run_queue_total_ns;
         thread.running_total_ns = record.running_total_ns;
         let known = record.flags & (switch_in::WOKEN | switch_in::PREEMPTED) != 0;
         if known {
-            thread.delays.record(record.header.ts_ns.saturating_sub(record.wake_ns));
+            thread
+                .delays
+                .record(record.header.ts_ns.saturating_sub(record.wake_ns));
         }
         if record.flags & switch_in::PREEMPTED != 0 {
             thread.preempted += 1;

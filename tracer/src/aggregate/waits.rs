@@ -143,7 +143,10 @@ impl Waits {
     /// Sleeps shorter than `min_wait_ns` are not kept.
     #[must_use]
     pub fn new(min_wait_ns: u64) -> Self {
-        Self { min_wait_ns, ..Self::default() }
+        Self {
+            min_wait_ns,
+            ..Self::default()
+        }
     }
 
     /// A thread goes to sleep.
@@ -152,7 +155,11 @@ impl Waits {
             .then(|| rules::futex_wait(record.nr, &record.args))
             .flatten();
         // A wake-up that came before this belongs to it only when it came just before.
-        if self.woken.get(&record.header.tid).is_some_and(|w| w.ts_ns + EARLY_NS < record.header.ts_ns) {
+        if self
+            .woken
+            .get(&record.header.tid)
+            .is_some_and(|w| w.ts_ns + EARLY_NS < record.header.ts_ns)
+        {
             self.woken.remove(&record.header.tid);
         }
         self.asleep.insert(
@@ -172,8 +179,12 @@ impl Waits {
 
     /// Somebody's call ended a sleep.
     pub fn on_wake(&mut self, record: &Wake, stack: StackId) {
-        let woken =
-            Woken { ts_ns: record.header.ts_ns, tgid: record.waker_tgid, tid: record.waker_tid, stack };
+        let woken = Woken {
+            ts_ns: record.header.ts_ns,
+            tgid: record.waker_tgid,
+            tid: record.waker_tid,
+            stack,
+        };
         self.woken.insert(record.header.tid, woken);
     }
 
@@ -190,9 +201,16 @@ impl Waits {
             return None;
         };
         let has_wake = record.flags & switch_in::WOKEN != 0;
-        let end = if has_wake { record.wake_ns } else { record.header.ts_ns };
+        let end = if has_wake {
+            record.wake_ns
+        } else {
+            record.header.ts_ns
+        };
         let blocked_ns = end.saturating_sub(asleep.since_ns);
-        let ended = Ended { reason: asleep.reason, blocked_ns };
+        let ended = Ended {
+            reason: asleep.reason,
+            blocked_ns,
+        };
         if blocked_ns < self.min_wait_ns {
             return Some(ended);
         }
@@ -203,7 +221,8 @@ impl Waits {
         let row = self.row(&asleep);
         row.wait.record(blocked_ns);
         if has_wake {
-            row.run_queue.record(record.header.ts_ns.saturating_sub(record.wake_ns));
+            row.run_queue
+                .record(record.header.ts_ns.saturating_sub(record.wake_ns));
         }
         if row.tids.len() < SIDES_MAX {
             row.tids.insert(tid);
@@ -249,7 +268,13 @@ impl Waits {
         };
         if self.rows.len() >= ROWS_MAX && !self.rows.contains_key(&key) {
             self.folded += 1;
-            key = Key { uaddr: 0, pi: false, stack: StackId::NONE, kstack: -1, ..key };
+            key = Key {
+                uaddr: 0,
+                pi: false,
+                stack: StackId::NONE,
+                kstack: -1,
+                ..key
+            };
         }
         self.rows.entry(key).or_default()
     }
@@ -291,7 +316,9 @@ fn timed_out(asleep: &Asleep, wake_ns: u64, realtime_offset_ns: i64) -> bool {
     let deadline = if !futex.absolute {
         asleep.since_ns.saturating_add(asleep.timeout_ns)
     } else if futex.realtime {
-        asleep.timeout_ns.saturating_add_signed(realtime_offset_ns.saturating_neg())
+        asleep
+            .timeout_ns
+            .saturating_add_signed(realtime_offset_ns.saturating_neg())
     } else {
         asleep.timeout_ns
     };
@@ -310,7 +337,14 @@ mod tests {
     const WORD: u64 = 0x1000;
 
     fn header(kind: u16, ts_ns: u64) -> Header {
-        Header { kind, class: 0, tgid: 10, tid: 11, cpu: 0, ts_ns }
+        Header {
+            kind,
+            class: 0,
+            tgid: 10,
+            tid: 11,
+            cpu: 0,
+            ts_ns,
+        }
     }
 
     fn out(seq: u64, ts_ns: u64, timeout_ns: u64) -> SwitchOut {
@@ -355,16 +389,28 @@ mod tests {
         let mut waits = Waits::new(0);
         waits.on_switch_out(&out(1, 1_000, u64::MAX), Reason::Futex, StackId(3));
         let ended = waits.on_switch_in(&into(1, 1_000, 21_000, 24_000, SLEPT, Waker::HandOver), 0);
-        assert_eq!(ended, Some(Ended { reason: Reason::Futex, blocked_ns: 20_000 }));
+        assert_eq!(
+            ended,
+            Some(Ended {
+                reason: Reason::Futex,
+                blocked_ns: 20_000
+            })
+        );
         let row = one(&waits);
-        assert_eq!((row.wait.total(), row.run_queue.total(), row.handed_over), (20_000, 3_000, 1));
+        assert_eq!(
+            (row.wait.total(), row.run_queue.total(), row.handed_over),
+            (20_000, 3_000, 1)
+        );
     }
 
     #[test]
     fn an_end_without_its_beginning_is_counted_and_not_guessed() {
         let mut waits = Waits::new(0);
         waits.on_switch_out(&out(1, 1_000, u64::MAX), Reason::Futex, StackId(3));
-        assert_eq!(waits.on_switch_in(&into(2, 5_000, 6_000, 7_000, SLEPT, Waker::HandOver), 0), None);
+        assert_eq!(
+            waits.on_switch_in(&into(2, 5_000, 6_000, 7_000, SLEPT, Waker::HandOver), 0),
+            None
+        );
         assert_eq!(waits.unmatched(), 1);
         assert_eq!(waits.rows().count(), 0);
     }
@@ -373,12 +419,22 @@ mod tests {
     fn the_time_out_is_told_from_a_signal_and_from_the_unknown() {
         let mut waits = Waits::new(0);
         let day = 86_400_000_000_000;
-        for (seq, timeout, flags) in [(1, 20_000_000, SLEPT), (2, 20_000_000, SLEPT | switch_in::SIGNAL), (3, day, SLEPT)] {
+        for (seq, timeout, flags) in [
+            (1, 20_000_000, SLEPT),
+            (2, 20_000_000, SLEPT | switch_in::SIGNAL),
+            (3, day, SLEPT),
+        ] {
             waits.on_switch_out(&out(seq, 1_000, timeout), Reason::Futex, StackId(3));
-            waits.on_switch_in(&into(seq, 1_000, 20_050_000, 20_060_000, flags, Waker::Interrupt), 0);
+            waits.on_switch_in(
+                &into(seq, 1_000, 20_050_000, 20_060_000, flags, Waker::Interrupt),
+                0,
+            );
         }
         let row = one(&waits);
-        assert_eq!((row.timed_out, row.interrupted, row.unknown, row.handed_over), (1, 1, 1, 0));
+        assert_eq!(
+            (row.timed_out, row.interrupted, row.unknown, row.handed_over),
+            (1, 1, 1, 0)
+        );
     }
 
     #[test]
@@ -388,7 +444,13 @@ mod tests {
             seq: 1,
             since_ns: 1_000,
             reason: Reason::Futex,
-            futex: Some(FutexWait { uaddr: WORD, op: futex::WAIT_BITSET, private: true, absolute: true, realtime: true }),
+            futex: Some(FutexWait {
+                uaddr: WORD,
+                op: futex::WAIT_BITSET,
+                private: true,
+                absolute: true,
+                realtime: true,
+            }),
             timeout_ns: 1_000_000_000_000 + 50_000_000,
             stack: StackId::NONE,
             kstack: -1,
@@ -412,14 +474,21 @@ mod tests {
         waits.on_wake(&wake, StackId(9));
         waits.on_switch_out(&out(1, 1_000 + EARLY_NS + 1, u64::MAX), Reason::Futex, StackId(3));
         waits.on_switch_in(&into(1, 0, 90_000, 91_000, SLEPT, Waker::HandOver), 0);
-        assert_eq!(one(&waits).wakers.keys().copied().collect::<Vec<_>>(), [(StackId::NONE, 10)]);
+        assert_eq!(
+            one(&waits).wakers.keys().copied().collect::<Vec<_>>(),
+            [(StackId::NONE, 10)]
+        );
     }
 
     #[test]
     fn short_sleeps_are_left_out_but_reported_to_the_caller() {
         let mut waits = Waits::new(1_000_000);
         waits.on_switch_out(&out(1, 1_000, u64::MAX), Reason::Futex, StackId(3));
-        assert!(waits.on_switch_in(&into(1, 1_000, 2_000, 3_000, SLEPT, Waker::HandOver), 0).is_some());
+        assert!(
+            waits
+                .on_switch_in(&into(1, 1_000, 2_000, 3_000, SLEPT, Waker::HandOver), 0)
+                .is_some()
+        );
         assert_eq!(waits.rows().count(), 0);
     }
 }

@@ -14,8 +14,15 @@ const ROWS_MAX: usize = 256;
 
 /// All sleeps, longest total first. Futex waits are here only in uninterruptible state: as locks they are in `locks[]`.
 /// `kernel_stack` gives the addresses of a kernel stack.
-pub fn blocked(waits: &Waits, names: &mut Names<'_>, kernel_stack: impl Fn(u32) -> Vec<u64>) -> (Vec<Blocked>, u64) {
-    let mut rows: Vec<(&Key, &Row)> = waits.rows().filter(|(key, _)| key.reason != Reason::Futex).collect();
+pub fn blocked(
+    waits: &Waits,
+    names: &mut Names<'_>,
+    kernel_stack: impl Fn(u32) -> Vec<u64>,
+) -> (Vec<Blocked>, u64) {
+    let mut rows: Vec<(&Key, &Row)> = waits
+        .rows()
+        .filter(|(key, _)| key.reason != Reason::Futex)
+        .collect();
     rows.sort_by_key(|(key, row)| (std::cmp::Reverse(row.wait.total()), **key));
     let left_out = rows.len().saturating_sub(ROWS_MAX) as u64;
     let listed = rows

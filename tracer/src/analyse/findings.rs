@@ -42,14 +42,18 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         starved(run_queue, facts.time, facts.window_ns, &mut found);
     }
     found.sort_by(|a, b| {
-        b.severity.cmp(&a.severity).then(b.confidence.total_cmp(&a.confidence))
+        b.severity
+            .cmp(&a.severity)
+            .then(b.confidence.total_cmp(&a.confidence))
     });
     found
 }
 
 /// The application's function in a stack, and the call that leads to it.
 fn function(names: &mut Names<'_>, stack: Option<&StackKey>) -> String {
-    let Some(id) = stack.and_then(|key| names.id(key)) else { return "code whose stack was not taken".into() };
+    let Some(id) = stack.and_then(|key| names.id(key)) else {
+        return "code whose stack was not taken".into();
+    };
     app_function(names.frames(id))
         .and_then(|frame| frame.function.clone())
         .unwrap_or_else(|| "code without a name".into())
@@ -60,7 +64,10 @@ fn word(kind: FdKind) -> String {
 }
 
 fn evidence(entries: &[(&str, Value)]) -> BTreeMap<String, Value> {
-    entries.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    entries
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect()
 }
 
 /// Confidence from which a series that grows is called a leak in a finding.
@@ -73,7 +80,12 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             continue;
         }
         let function = function(names, row.stack.as_ref());
-        let kind = row.kinds.iter().max_by_key(|(_, count)| **count).map(|(kind, _)| word(*kind)).unwrap_or_default();
+        let kind = row
+            .kinds
+            .iter()
+            .max_by_key(|(_, count)| **count)
+            .map(|(kind, _)| word(*kind))
+            .unwrap_or_default();
         let soon = fds.time_to_limit_ns.is_some_and(|ns| ns < HOUR_NS);
         let limit = match (fds.time_to_limit_ns, fds.limit) {
             (Some(ns), Some(limit)) => format!(
@@ -114,7 +126,9 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
 const NEAR_LIMIT: f64 = 0.9;
 
 fn near_limit(fds: &Fds, found: &mut Vec<Finding>) {
-    let Some(limit) = fds.limit.filter(|&limit| limit > 0) else { return };
+    let Some(limit) = fds.limit.filter(|&limit| limit > 0) else {
+        return;
+    };
     let share = fds.open_at_end as f64 / limit as f64;
     if share < NEAR_LIMIT {
         return;
@@ -138,7 +152,12 @@ const CONTENDED_WAITS: u64 = 20;
 fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, found: &mut Vec<Finding>) {
     let counts = matches!(
         lock.kind,
-        LockKind::Mutex | LockKind::Rwlock | LockKind::Monitor | LockKind::JavaMonitor | LockKind::Pi | LockKind::Gil
+        LockKind::Mutex
+            | LockKind::Rwlock
+            | LockKind::Monitor
+            | LockKind::JavaMonitor
+            | LockKind::Pi
+            | LockKind::Gil
     );
     if lock.idle || !counts || lock.waits < CONTENDED_WAITS {
         return;
@@ -160,9 +179,19 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
     } else {
         return;
     };
-    let name = lock.name.clone().or_else(|| lock.address.clone()).unwrap_or_else(|| "a lock".into());
-    let waiter = function(names, lock.waiters.first().and_then(|waiter| waiter.stack.as_ref()));
-    let waker = lock.wakers.first().map(|waker| function(names, waker.stack.as_ref()));
+    let name = lock
+        .name
+        .clone()
+        .or_else(|| lock.address.clone())
+        .unwrap_or_else(|| "a lock".into());
+    let waiter = function(
+        names,
+        lock.waiters.first().and_then(|waiter| waiter.stack.as_ref()),
+    );
+    let waker = lock
+        .wakers
+        .first()
+        .map(|waker| function(names, waker.stack.as_ref()));
     let released = waker.map_or_else(String::new, |waker| format!(", released by {waker}"));
     let time = |ns: u64| humantime::format_duration(std::time::Duration::from_micros(ns / 1000)).to_string();
     found.push(Finding {
@@ -173,7 +202,12 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
             "{name}: {} waits, {:.1} threads waiting at any time; waited for in {waiter}{released}",
             lock.waits, share
         ),
-        detail: format!("p50 {}, p99 {}, longest {}", time(p50), time(p99), time(lock.wait.max_ns)),
+        detail: format!(
+            "p50 {}, p99 {}, longest {}",
+            time(p50),
+            time(p99),
+            time(lock.wait.max_ns)
+        ),
         evidence: evidence(&[
             ("waits", json!(lock.waits)),
             ("total_wait_ns", json!(lock.wait.total_ns)),
@@ -193,7 +227,9 @@ const fn remedy(kind: LockKind) -> &'static str {
         LockKind::Gil => {
             "Threads compete for CPython's interpreter lock: move CPU work to processes, or to native code that releases it."
         }
-        LockKind::Rwlock => "See who holds it for long: a writer makes all readers wait. Shorten what is done under it, or split it.",
+        LockKind::Rwlock => {
+            "See who holds it for long: a writer makes all readers wait. Shorten what is done under it, or split it."
+        }
         _ => {
             "Do less while holding it (no I/O, no allocation), split it by key, or use a reader-writer lock if most only read."
         }
@@ -210,15 +246,26 @@ fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Fi
         if share >= THROTTLED {
             found.push(Finding {
                 id: "cpu.throttled".into(),
-                severity: if share >= 0.25 { Severity::High } else { Severity::Medium },
+                severity: if share >= 0.25 {
+                    Severity::High
+                } else {
+                    Severity::Medium
+                },
                 confidence: 1.0,
-                title: format!("the cgroup's CPU quota held its tasks for {:.0} % of the time", share * 100.0),
+                title: format!(
+                    "the cgroup's CPU quota held its tasks for {:.0} % of the time",
+                    share * 100.0
+                ),
                 detail: format!(
                     "throttled in {} periods; latency comes from waiting for the next one",
                     run_queue.throttled_periods.unwrap_or(0)
                 ),
-                evidence: evidence(&[("throttled_ns", json!(throttled)), ("periods", json!(run_queue.throttled_periods))]),
-                remedy: "Raise the CPU limit, or bound the number of threads to what the quota can run.".into(),
+                evidence: evidence(&[
+                    ("throttled_ns", json!(throttled)),
+                    ("periods", json!(run_queue.throttled_periods)),
+                ]),
+                remedy: "Raise the CPU limit, or bound the number of threads to what the quota can run."
+                    .into(),
                 stack: None,
                 lock: None,
             });
@@ -234,8 +281,14 @@ fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Fi
         id: "cpu.starved".into(),
         severity: Severity::Medium,
         confidence: 0.9,
-        title: format!("threads that want to run wait for a CPU {:.0} % of that time", share * 100.0),
-        detail: format!("{} times after losing the CPU, {} times after waking up", run_queue.preempted, run_queue.woken),
+        title: format!(
+            "threads that want to run wait for a CPU {:.0} % of that time",
+            share * 100.0
+        ),
+        detail: format!(
+            "{} times after losing the CPU, {} times after waking up",
+            run_queue.preempted, run_queue.woken
+        ),
         evidence: evidence(&[
             ("runnable_ns", json!(time.runnable_ns)),
             ("running_ns", json!(time.running_ns)),

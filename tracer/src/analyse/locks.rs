@@ -26,9 +26,21 @@ const LOCKS_MAX: usize = 512;
 /// What makes two rows rows of one lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Group {
-    Word { tgid: u32, kind: LockKind, base: u64 },
-    Code { tgid: u32, kind: LockKind, acquiring: String, caller: String },
-    Process { tgid: u32, kind: LockKind },
+    Word {
+        tgid: u32,
+        kind: LockKind,
+        base: u64,
+    },
+    Code {
+        tgid: u32,
+        kind: LockKind,
+        acquiring: String,
+        caller: String,
+    },
+    Process {
+        tgid: u32,
+        kind: LockKind,
+    },
 }
 
 /// The report's locks, and what findings need besides.
@@ -63,7 +75,11 @@ pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) 
     let mut members: Vec<Member<'_>> = waits
         .rows()
         .filter(|(key, _)| key.reason == Reason::Futex)
-        .map(|(key, row)| Member { key, row, class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)) })
+        .map(|(key, row)| Member {
+            key,
+            row,
+            class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)),
+        })
         .collect();
     members.sort_by_key(|member| *member.key);
     adopt(&mut members);
@@ -73,15 +89,21 @@ pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) 
         let group = group(&member, &bases, names);
         groups.entry(group).or_default().push(member);
     }
-    let mut built: Vec<(Lock, Row, Vec<(u32, u64)>)> =
-        groups.into_iter().map(|(group, members)| build(&group, &members, names)).collect();
+    let mut built: Vec<(Lock, Row, Vec<(u32, u64)>)> = groups
+        .into_iter()
+        .map(|(group, members)| build(&group, &members, names))
+        .collect();
     built.sort_by(|a, b| (a.0.idle, b.0.wait.total_ns).cmp(&(b.0.idle, a.0.wait.total_ns)));
-    let mut result =
-        Locks { left_out: built.len().saturating_sub(LOCKS_MAX) as u64, ..Locks::default() };
+    let mut result = Locks {
+        left_out: built.len().saturating_sub(LOCKS_MAX) as u64,
+        ..Locks::default()
+    };
     for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
         lock.id = format!("l{}", index + 1);
         result.threads.insert(lock.id.clone(), (row.tids, row.waker_tids));
-        result.words.extend(words.into_iter().map(|word| (word, lock.id.clone())));
+        result
+            .words
+            .extend(words.into_iter().map(|word| (word, lock.id.clone())));
         result.locks.push(lock);
     }
     result
@@ -96,7 +118,10 @@ fn adopt(members: &mut [Member<'_>]) {
         .collect();
     for member in members.iter_mut().filter(|member| member.class.frame.is_none()) {
         if let Some(class) = known.get(&(member.key.tgid, member.key.uaddr)) {
-            member.class = Class { frame: None, ..*class };
+            member.class = Class {
+                frame: None,
+                ..*class
+            };
         }
     }
 }
@@ -128,7 +153,10 @@ fn group(member: &Member<'_>, bases: &FxHashMap<(u32, LockKind, u64), u64>, name
     let (tgid, kind) = (member.key.tgid, member.class.kind);
     match member.class.identity {
         Identity::Word(_) => {
-            let base = bases.get(&(tgid, kind, member.key.uaddr)).copied().unwrap_or(member.key.uaddr);
+            let base = bases
+                .get(&(tgid, kind, member.key.uaddr))
+                .copied()
+                .unwrap_or(member.key.uaddr);
             Group::Word { tgid, kind, base }
         }
         Identity::Process => Group::Process { tgid, kind },
@@ -146,7 +174,9 @@ fn group(member: &Member<'_>, bases: &FxHashMap<(u32, LockKind, u64), u64>, name
 }
 
 fn name_of(frame: Option<&StackFrame>) -> String {
-    frame.and_then(|frame| frame.function.clone()).unwrap_or_else(|| "code without a name".into())
+    frame
+        .and_then(|frame| frame.function.clone())
+        .unwrap_or_else(|| "code without a name".into())
 }
 
 fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> (Lock, Row, Vec<(u32, u64)>) {
@@ -169,21 +199,34 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> (Lock,
     let waiters: Vec<Waiter> = waiters
         .into_iter()
         .take(SIDES_MAX)
-        .map(|(stack, waiter)| Waiter { stack: names.key(stack), ..waiter })
+        .map(|(stack, waiter)| Waiter {
+            stack: names.key(stack),
+            ..waiter
+        })
         .collect();
-    let mut wakers: Vec<((StackId, u32), u64)> = sum.wakers.iter().map(|(&waker, &wakes)| (waker, wakes)).collect();
+    let mut wakers: Vec<((StackId, u32), u64)> =
+        sum.wakers.iter().map(|(&waker, &wakes)| (waker, wakes)).collect();
     wakers.sort_by(|a, b| (b.1, a.0).cmp(&(a.1, b.0)));
     let wakers = wakers
         .into_iter()
         .take(SIDES_MAX)
-        .map(|((stack, pid), wakes)| WakerRow { stack: names.key(stack), pid, wakes })
+        .map(|((stack, pid), wakes)| WakerRow {
+            stack: names.key(stack),
+            pid,
+            wakes,
+        })
         .collect();
     let first = members.first();
     let (tgid, kind, address, name) = match group {
-        Group::Word { tgid, kind, base } => {
-            (*tgid, *kind, Some(*base), Some(name_word(*tgid, *base, first.map(|m| m.key.stack), names)))
-        }
-        Group::Code { tgid, kind, caller, .. } => (*tgid, *kind, None, Some(format!("taken in {caller}"))),
+        Group::Word { tgid, kind, base } => (
+            *tgid,
+            *kind,
+            Some(*base),
+            Some(name_word(*tgid, *base, first.map(|m| m.key.stack), names)),
+        ),
+        Group::Code {
+            tgid, kind, caller, ..
+        } => (*tgid, *kind, None, Some(format!("taken in {caller}"))),
         Group::Process { tgid, kind } => {
             let name = match kind {
                 LockKind::Gil => Some("the interpreter lock".to_owned()),
@@ -232,7 +275,9 @@ fn name_word(tgid: u32, address: u64, stack: Option<StackId>, names: &mut Names<
         AddressKind::Module { path, offset } => format!("{}+{offset:#x}{}", basename(&path), waited(names)),
         AddressKind::Heap => format!("heap{}", waited(names)),
         AddressKind::ThreadStack => format!("thread's stack{}", waited(names)),
-        AddressKind::SharedMemory { path, offset } => format!("shared {}+{offset:#x}{}", basename(&path), waited(names)),
+        AddressKind::SharedMemory { path, offset } => {
+            format!("shared {}+{offset:#x}{}", basename(&path), waited(names))
+        }
         AddressKind::Anonymous | AddressKind::Unmapped => format!("memory{}", waited(names)),
     }
 }

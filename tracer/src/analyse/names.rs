@@ -20,14 +20,28 @@ pub struct Names<'a> {
 
 impl<'a> Names<'a> {
     /// Over the stacks of a pipeline.
-    pub fn new(stacks: &'a mut Stacks, symbolizer: &'a mut Symbolizer, kernel: &'a mut KernelSymbols) -> Self {
-        Self { stacks, symbolizer, kernel, resolved: FxHashMap::default(), used: BTreeMap::new() }
+    pub fn new(
+        stacks: &'a mut Stacks,
+        symbolizer: &'a mut Symbolizer,
+        kernel: &'a mut KernelSymbols,
+    ) -> Self {
+        Self {
+            stacks,
+            symbolizer,
+            kernel,
+            resolved: FxHashMap::default(),
+            used: BTreeMap::new(),
+        }
     }
 
     /// Frames, leaf first; empty without a stack.
     pub fn frames(&mut self, id: StackId) -> &[StackFrame] {
         self.resolved.entry(id).or_insert_with(|| {
-            if id == StackId::NONE { Vec::new() } else { self.symbolizer.resolve(self.stacks, id) }
+            if id == StackId::NONE {
+                Vec::new()
+            } else {
+                self.symbolizer.resolve(self.stacks, id)
+            }
         })
     }
 
@@ -56,14 +70,20 @@ impl<'a> Names<'a> {
     pub fn kernel(&mut self, addresses: &[u64]) -> Vec<String> {
         addresses
             .iter()
-            .map(|&address| self.kernel.name(address).unwrap_or_else(|| format!("{address:#x}")))
+            .map(|&address| {
+                self.kernel
+                    .name(address)
+                    .unwrap_or_else(|| format!("{address:#x}"))
+            })
             .collect()
     }
 
     /// All stacks referred to.
     pub fn into_stacks(mut self) -> BTreeMap<StackKey, Vec<StackFrame>> {
         let used = std::mem::take(&mut self.used);
-        used.into_iter().map(|(key, id)| (key, self.frames(id).to_vec())).collect()
+        used.into_iter()
+            .map(|(key, id)| (key, self.frames(id).to_vec()))
+            .collect()
     }
 
     /// The unwinder, for threads that are asleep now.

@@ -47,7 +47,12 @@ struct Rule {
 }
 
 const fn rule(pattern: Pattern, kind: LockKind, idle: bool, identity: Identity) -> Rule {
-    Rule { pattern, kind, idle, identity }
+    Rule {
+        pattern,
+        kind,
+        idle,
+        identity,
+    }
 }
 
 use Identity::{Code, Process, Word};
@@ -74,15 +79,50 @@ const LAYERED: &[Rule] = &[
     rule(Has("Monitor::wait"), LockKind::RuntimeIdle, true, Code),
     rule(Has("JavaThread::sleep"), LockKind::Sleep, true, Code),
     // Rust: parking_lot parks on a word of the thread; std's are futexes of their own.
-    rule(Has("parking_lot::raw_mutex::RawMutex::lock_slow"), LockKind::Mutex, false, Code),
+    rule(
+        Has("parking_lot::raw_mutex::RawMutex::lock_slow"),
+        LockKind::Mutex,
+        false,
+        Code,
+    ),
     rule(Has("parking_lot::raw_fair_mutex"), LockKind::Mutex, false, Code),
-    rule(Has("parking_lot::raw_rwlock::RawRwLock::lock_"), LockKind::Rwlock, false, Code),
-    rule(Has("parking_lot::raw_rwlock::RawRwLock::upgrade"), LockKind::Rwlock, false, Code),
-    rule(Has("parking_lot::raw_rwlock::RawRwLock::wait_for_readers"), LockKind::Rwlock, false, Code),
-    rule(Has("parking_lot::condvar::Condvar::wait"), LockKind::Cond, true, Code),
+    rule(
+        Has("parking_lot::raw_rwlock::RawRwLock::lock_"),
+        LockKind::Rwlock,
+        false,
+        Code,
+    ),
+    rule(
+        Has("parking_lot::raw_rwlock::RawRwLock::upgrade"),
+        LockKind::Rwlock,
+        false,
+        Code,
+    ),
+    rule(
+        Has("parking_lot::raw_rwlock::RawRwLock::wait_for_readers"),
+        LockKind::Rwlock,
+        false,
+        Code,
+    ),
+    rule(
+        Has("parking_lot::condvar::Condvar::wait"),
+        LockKind::Cond,
+        true,
+        Code,
+    ),
     rule(Has("parking_lot::once::Once"), LockKind::Once, false, Code),
-    rule(Has("tokio::runtime::scheduler"), LockKind::RuntimeIdle, true, Code),
-    rule(Has("tokio::runtime::blocking::pool"), LockKind::RuntimeIdle, true, Code),
+    rule(
+        Has("tokio::runtime::scheduler"),
+        LockKind::RuntimeIdle,
+        true,
+        Code,
+    ),
+    rule(
+        Has("tokio::runtime::blocking::pool"),
+        LockKind::RuntimeIdle,
+        true,
+        Code,
+    ),
     rule(Has("tokio::runtime::park"), LockKind::RuntimeIdle, true, Code),
     rule(Has("rayon_core::sleep"), LockKind::RuntimeIdle, true, Code),
     // C++: Abseil waits on a semaphore of the thread.
@@ -99,11 +139,21 @@ const LAYERED: &[Rule] = &[
     rule(Is("runtime.notesleep"), LockKind::RuntimeIdle, true, Process),
     rule(Is("runtime.notetsleep"), LockKind::RuntimeIdle, true, Process),
     rule(Is("runtime.notetsleepg"), LockKind::RuntimeIdle, true, Process),
-    rule(Is("runtime.notetsleep_internal"), LockKind::RuntimeIdle, true, Process),
+    rule(
+        Is("runtime.notetsleep_internal"),
+        LockKind::RuntimeIdle,
+        true,
+        Process,
+    ),
     rule(Is("runtime.futexsleep"), LockKind::RuntimeIdle, true, Process),
     // Node.
     rule(Has("v8::platform::"), LockKind::RuntimeIdle, true, Code),
-    rule(Has("node::WorkerThreadsTaskRunner"), LockKind::RuntimeIdle, true, Code),
+    rule(
+        Has("node::WorkerThreadsTaskRunner"),
+        LockKind::RuntimeIdle,
+        true,
+        Code,
+    ),
 ];
 
 /// glibc, musl and Rust's standard library: the first from the leaf that matches wins.
@@ -128,7 +178,12 @@ const PLAIN: &[Rule] = &[
     rule(Has("std::sys::sync::rwlock::"), LockKind::Rwlock, false, Word(8)),
     rule(Has("std::sys::sync::condvar::"), LockKind::Cond, true, Word(0)),
     rule(Has("std::sys::sync::once::"), LockKind::Once, false, Word(0)),
-    rule(Has("std::sys::sync::thread_parking::"), LockKind::Parker, true, Code),
+    rule(
+        Has("std::sys::sync::thread_parking::"),
+        LockKind::Parker,
+        true,
+        Code,
+    ),
     rule(Has("std::thread::park"), LockKind::Parker, true, Code),
     rule(Has("std::sys::sys_common::"), LockKind::Mutex, false, Word(0)),
     rule(Has("parking_lot_core::"), LockKind::Parker, true, Code),
@@ -152,22 +207,46 @@ pub fn classify(frames: &[StackFrame], pi: bool, go: bool) -> Class {
     for (index, frame) in top.iter().enumerate() {
         if let Some(rule) = PLAIN.iter().find(|rule| matches(rule, frame)) {
             let found = class(rule, index);
-            return if pi { Class { kind: LockKind::Pi, ..found } } else { found };
+            return if pi {
+                Class {
+                    kind: LockKind::Pi,
+                    ..found
+                }
+            } else {
+                found
+            };
         }
     }
     if go {
-        return Class { kind: LockKind::RuntimeIdle, idle: true, identity: Process, frame: None };
+        return Class {
+            kind: LockKind::RuntimeIdle,
+            idle: true,
+            identity: Process,
+            frame: None,
+        };
     }
     let kind = if pi { LockKind::Pi } else { LockKind::UnknownFutex };
-    Class { kind, idle: false, identity: Word(0), frame: None }
+    Class {
+        kind,
+        idle: false,
+        identity: Word(0),
+        frame: None,
+    }
 }
 
 const fn class(rule: &Rule, frame: usize) -> Class {
-    Class { kind: rule.kind, idle: rule.idle, identity: rule.identity, frame: Some(frame) }
+    Class {
+        kind: rule.kind,
+        idle: rule.idle,
+        identity: rule.identity,
+        frame: Some(frame),
+    }
 }
 
 fn matches(rule: &Rule, frame: &StackFrame) -> bool {
-    let Some(function) = frame.function.as_deref() else { return false };
+    let Some(function) = frame.function.as_deref() else {
+        return false;
+    };
     match rule.pattern {
         Is(name) => bare(function) == name,
         Has(part) => function.contains(part),
@@ -178,7 +257,9 @@ fn matches(rule: &Rule, frame: &StackFrame) -> bool {
 fn bare(name: &str) -> &str {
     let end = name.find(['(', '@', '<']).unwrap_or(name.len());
     let name = &name[..end];
-    name.strip_suffix(".abi0").or_else(|| name.strip_suffix(".constprop.0")).unwrap_or(name)
+    name.strip_suffix(".abi0")
+        .or_else(|| name.strip_suffix(".constprop.0"))
+        .unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -208,11 +289,21 @@ mod tests {
     #[test]
     fn a_mutex_is_not_idle_and_a_condition_variable_is() {
         assert_eq!(
-            kind(&["futex_wait", "__lll_lock_wait", "___pthread_mutex_lock", "handle_request"]),
+            kind(&[
+                "futex_wait",
+                "__lll_lock_wait",
+                "___pthread_mutex_lock",
+                "handle_request"
+            ]),
             (LockKind::Mutex, false)
         );
         assert_eq!(
-            kind(&["__futex_abstimed_wait_common64", "__pthread_cond_wait", "next_job", "worker"]),
+            kind(&[
+                "__futex_abstimed_wait_common64",
+                "__pthread_cond_wait",
+                "next_job",
+                "worker"
+            ]),
             (LockKind::Cond, true)
         );
     }
@@ -220,7 +311,12 @@ mod tests {
     #[test]
     fn getting_the_mutex_back_after_a_condition_is_a_mutex_wait() {
         assert_eq!(
-            kind(&["__lll_lock_wait", "__pthread_mutex_cond_lock", "__pthread_cond_wait", "next_job"]),
+            kind(&[
+                "__lll_lock_wait",
+                "__pthread_mutex_cond_lock",
+                "__pthread_cond_wait",
+                "next_job"
+            ]),
             (LockKind::Mutex, false)
         );
     }
@@ -228,15 +324,28 @@ mod tests {
     #[test]
     fn what_stands_on_a_condition_variable_decides() {
         assert_eq!(
-            kind(&["__futex_abstimed_wait", "pthread_cond_timedwait", "take_gil", "PyEval_RestoreThread"]),
+            kind(&[
+                "__futex_abstimed_wait",
+                "pthread_cond_timedwait",
+                "take_gil",
+                "PyEval_RestoreThread"
+            ]),
             (LockKind::Gil, false)
         );
         assert_eq!(
-            kind(&["pthread_cond_wait", "os::PlatformEvent::park", "ObjectMonitor::EnterI(JavaThread*)"]),
+            kind(&[
+                "pthread_cond_wait",
+                "os::PlatformEvent::park",
+                "ObjectMonitor::EnterI(JavaThread*)"
+            ]),
             (LockKind::JavaMonitor, false)
         );
         assert_eq!(
-            kind(&["pthread_cond_wait", "os::PlatformEvent::park()", "ObjectMonitor::wait(long, bool, JavaThread*)"]),
+            kind(&[
+                "pthread_cond_wait",
+                "os::PlatformEvent::park()",
+                "ObjectMonitor::wait(long, bool, JavaThread*)"
+            ]),
             (LockKind::Cond, true)
         );
     }
@@ -244,14 +353,22 @@ mod tests {
     #[test]
     fn python_locks_are_locks_though_they_sleep_on_semaphores() {
         assert_eq!(
-            kind(&["__futex_abstimed_wait", "__new_sem_wait_slow64", "PyThread_acquire_lock_timed", "lock_acquire"]),
+            kind(&[
+                "__futex_abstimed_wait",
+                "__new_sem_wait_slow64",
+                "PyThread_acquire_lock_timed",
+                "lock_acquire"
+            ]),
             (LockKind::Mutex, false)
         );
     }
 
     #[test]
     fn an_unknown_futex_is_no_lock_and_a_go_thread_is_idle() {
-        assert_eq!(kind(&["syscall", "own_wait", "main"]), (LockKind::UnknownFutex, false));
+        assert_eq!(
+            kind(&["syscall", "own_wait", "main"]),
+            (LockKind::UnknownFutex, false)
+        );
         let class = classify(&stack(&["", ""]), false, true);
         assert_eq!((class.kind, class.idle), (LockKind::RuntimeIdle, true));
     }

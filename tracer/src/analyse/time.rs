@@ -42,7 +42,8 @@ pub fn time(threads: &Threads, live: &FxHashMap<u32, Live>, window: &Window, ste
             let before = now.before.unwrap_or_default();
             let mut blocked = seen.map(|thread| thread.blocked.clone()).unwrap_or_default();
             if let Some((reason, since)) = now.asleep {
-                *blocked.entry(reason).or_default() += window.end_ns.saturating_sub(since.max(window.start_ns));
+                *blocked.entry(reason).or_default() +=
+                    window.end_ns.saturating_sub(since.max(window.start_ns));
             }
             ThreadTime {
                 pid: now.pid,
@@ -78,7 +79,10 @@ pub fn time(threads: &Threads, live: &FxHashMap<u32, Live>, window: &Window, ste
     }
     rows.sort_by_key(|row| (std::cmp::Reverse(row.running_ns + row.runnable_ns), row.tid));
     if rows.len() > ROWS_MAX {
-        let mut others = ThreadTime { pid: rows[0].pid, ..empty(&sum) };
+        let mut others = ThreadTime {
+            pid: rows[0].pid,
+            ..empty(&sum)
+        };
         for row in rows.drain(ROWS_MAX..) {
             add(&mut others, &row);
         }
@@ -94,7 +98,13 @@ pub fn time(threads: &Threads, live: &FxHashMap<u32, Live>, window: &Window, ste
 }
 
 fn empty(like: &ThreadTime) -> ThreadTime {
-    ThreadTime { threads: 0, running_ns: 0, runnable_ns: 0, blocked_ns: BTreeMap::new(), ..like.clone() }
+    ThreadTime {
+        threads: 0,
+        running_ns: 0,
+        runnable_ns: 0,
+        blocked_ns: BTreeMap::new(),
+        ..like.clone()
+    }
 }
 
 fn add(sum: &mut ThreadTime, row: &ThreadTime) {
@@ -108,11 +118,7 @@ fn add(sum: &mut ThreadTime, row: &ThreadTime) {
 
 /// Run-queue delays of all threads, ended ones included.
 #[must_use]
-pub fn run_queue(
-    threads: &Threads,
-    live: &FxHashMap<u32, Live>,
-    throttled: Option<Throttling>,
-) -> RunQueue {
+pub fn run_queue(threads: &Threads, live: &FxHashMap<u32, Live>, throttled: Option<Throttling>) -> RunQueue {
     let mut all = Histogram::new();
     let (mut preempted, mut woken) = (0, 0);
     let mut rows: Vec<(u32, &Histogram)> = Vec::new();

@@ -36,7 +36,14 @@ pub struct Sleeper {
 
 /// Arguments of the system call that the registers were saved in (x86-64).
 fn args(regs: &Regs) -> [u64; 6] {
-    [regs.gp[5], regs.gp[4], regs.gp[1], regs.gp[10], regs.gp[8], regs.gp[9]]
+    [
+        regs.gp[5],
+        regs.gp[4],
+        regs.gp[1],
+        regs.gp[10],
+        regs.gp[8],
+        regs.gp[9],
+    ]
 }
 
 /// Unwinds the threads of `snapshots` that sleep. `again` takes the snapshots anew, after the stacks were read: what moved
@@ -50,7 +57,9 @@ pub fn sleepers(
     let asleep: FxHashMap<u32, _> = waits.asleep().collect();
     let mut found: Vec<(Sleeper, Regs)> = Vec::new();
     for snapshot in snapshots.iter().take(ROWS_MAX) {
-        let Ok(stat) = Stat::of_thread(snapshot.tgid, snapshot.tid) else { continue };
+        let Ok(stat) = Stat::of_thread(snapshot.tgid, snapshot.tid) else {
+            continue;
+        };
         let state = match stat.state {
             'S' => 1,
             'D' => 2,
@@ -86,11 +95,21 @@ pub fn sleepers(
         };
         let since_ns = seen.map(|seen| seen.since_ns);
         found.push((
-            Sleeper { pid: snapshot.tgid, tid: snapshot.tid, reason: why, uaddr, stack, since_ns },
+            Sleeper {
+                pid: snapshot.tgid,
+                tid: snapshot.tid,
+                reason: why,
+                uaddr,
+                stack,
+                since_ns,
+            },
             snapshot.regs,
         ));
     }
-    let again: FxHashMap<u32, Regs> = again().iter().map(|snapshot| (snapshot.tid, snapshot.regs)).collect();
+    let again: FxHashMap<u32, Regs> = again()
+        .iter()
+        .map(|snapshot| (snapshot.tid, snapshot.regs))
+        .collect();
     found.retain(|(sleeper, regs)| again.get(&sleeper.tid) == Some(regs));
     found.into_iter().map(|(sleeper, _)| sleeper).collect()
 }
@@ -113,9 +132,15 @@ pub fn waiting_now(
         .map(|sleeper| WaitingNow {
             pid: sleeper.pid,
             tid: sleeper.tid,
-            comm: live.get(&sleeper.tid).map(|now| now.comm.clone()).unwrap_or_default(),
+            comm: live
+                .get(&sleeper.tid)
+                .map(|now| now.comm.clone())
+                .unwrap_or_default(),
             reason: sleeper.reason,
-            lock: sleeper.uaddr.and_then(|uaddr| locks.of_word(sleeper.pid, uaddr)).map(str::to_owned),
+            lock: sleeper
+                .uaddr
+                .and_then(|uaddr| locks.of_word(sleeper.pid, uaddr))
+                .map(str::to_owned),
             address: sleeper.uaddr.map(|uaddr| format!("{uaddr:#x}")),
             since_ns: sleeper.since_ns.map(|since| window.end_ns.saturating_sub(since)),
             stack: names.key(sleeper.stack),

@@ -1,7 +1,8 @@
 //! Ring records to events. Nothing here trusts the length or the kind of a record.
 
 use tracer_ebpf::wire::{
-    Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, Header, Regs, StackClass, SwitchIn, SwitchOut, Wake, kind,
+    Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, Header, Regs, StackClass, SwitchIn, SwitchOut,
+    Wake, kind,
 };
 
 /// Registers and the copied top of a stack.
@@ -43,12 +44,18 @@ pub enum Event<'a> {
 pub fn decode(bytes: &[u8]) -> Option<Event<'_>> {
     let header = Header::read(bytes)?;
     Some(match header.kind {
-        kind::SWITCH_OUT => Event::SwitchOut(SwitchOut::read(bytes)?, stack(bytes, SwitchOut::SIZE, header.class)?),
+        kind::SWITCH_OUT => Event::SwitchOut(
+            SwitchOut::read(bytes)?,
+            stack(bytes, SwitchOut::SIZE, header.class)?,
+        ),
         kind::WAKE => Event::Wake(Wake::read(bytes)?, stack(bytes, Wake::SIZE, header.class)?),
         kind::SWITCH_IN => Event::SwitchIn(SwitchIn::read(bytes)?),
         kind::FD_OPEN => Event::FdOpen(FdOpen::read(bytes)?, stack(bytes, FdOpen::SIZE, header.class)?),
         kind::FD_CLOSE => Event::FdClose(FdClose::read(bytes)?),
-        kind::FD_RIGHTS => Event::FdRights(FdRights::read(bytes)?, stack(bytes, FdRights::SIZE, header.class)?),
+        kind::FD_RIGHTS => Event::FdRights(
+            FdRights::read(bytes)?,
+            stack(bytes, FdRights::SIZE, header.class)?,
+        ),
         kind::FD_URING => Event::FdUring(FdUring::read(bytes)?, stack(bytes, FdUring::SIZE, header.class)),
         kind::FORK => Event::Fork(Fork::read(bytes)?),
         kind::EXEC => Event::Exec(Exec::read(bytes)?),
@@ -63,7 +70,10 @@ fn stack(bytes: &[u8], at: usize, class: u16) -> Option<StackCopy<'_>> {
     let class = StackClass::from_wire(class)?;
     let copied = rest.get(Regs::SIZE..)?;
     let len = (regs.stack_len as usize).min(class.bytes()).min(copied.len());
-    Some(StackCopy { regs, bytes: &copied[..len] })
+    Some(StackCopy {
+        regs,
+        bytes: &copied[..len],
+    })
 }
 
 #[cfg(test)]

@@ -87,14 +87,19 @@ impl Capture {
                 log::warn!("the probes cannot log: {error}");
                 None
             });
-        let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"));
+        let mut take = |name: &str| {
+            ebpf.take_map(name)
+                .ok_or_else(|| anyhow!("the eBPF object has no map {name}"))
+        };
         let ring = RingBuf::try_from(take("EVENTS")?)?;
         let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
         let mut targets: HashMap<_, u32, u32> = HashMap::try_from(take("TARGETS")?)?;
         let classes = HashMap::try_from(take("STACK_CLASSES")?)?;
         let kstacks = StackTraceMap::try_from(take("KSTACKS")?)?;
         for &tgid in &request.targets {
-            targets.insert(tgid, 1, 0).context("cannot name the targets to the probes")?;
+            targets
+                .insert(tgid, 1, 0)
+                .context("cannot name the targets to the probes")?;
         }
         let stats_on = StatsOn::enable();
         let (mut attached, mut unattached) = (Vec::new(), Vec::new());
@@ -103,7 +108,12 @@ impl Capture {
                 Ok(()) => attached.push(step),
                 Err(error) if step.required => {
                     return Err(error).with_context(|| {
-                        format!("cannot attach {} to {} {}", step.program, step.hook.word(), step.hook.name())
+                        format!(
+                            "cannot attach {} to {} {}",
+                            step.program,
+                            step.hook.word(),
+                            step.hook.name()
+                        )
                     });
                 }
                 Err(error) => {
@@ -116,7 +126,18 @@ impl Capture {
                 read_tasks(&mut ebpf)?;
             }
         }
-        Ok(Self { ebpf, ring, counters, targets, classes, kstacks, logger, attached, unattached, stats_on })
+        Ok(Self {
+            ebpf,
+            ring,
+            counters,
+            targets,
+            classes,
+            kstacks,
+            logger,
+            attached,
+            unattached,
+            stats_on,
+        })
     }
 
     /// Hands every record in the ring to `each`, at most `limit` of them; returns how many.
@@ -175,7 +196,11 @@ impl Capture {
     pub fn probes(&self) -> Vec<Probe> {
         let mut probes: BTreeMap<&str, (&Step, Vec<&str>)> = BTreeMap::new();
         for step in &self.attached {
-            probes.entry(step.program).or_insert((step, Vec::new())).1.push(step.hook.name());
+            probes
+                .entry(step.program)
+                .or_insert((step, Vec::new()))
+                .1
+                .push(step.hook.name());
         }
         probes
             .into_iter()
@@ -193,7 +218,14 @@ impl Capture {
     }
 
     fn stats_of(&self, program: &str) -> Option<RunStats> {
-        let fd = self.ebpf.program(program)?.fd().ok()?.as_fd().try_clone_to_owned().ok()?;
+        let fd = self
+            .ebpf
+            .program(program)?
+            .fd()
+            .ok()?
+            .as_fd()
+            .try_clone_to_owned()
+            .ok()?;
         run_stats(fd.as_fd())
     }
 
@@ -217,7 +249,11 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         _ => 0,
     };
     let features = request.collectors.features(request.follow);
-    let level = if log::log_enabled!(log::Level::Warn) { aya_log::Level::Warn as u8 } else { 0 };
+    let level = if log::log_enabled!(log::Level::Warn) {
+        aya_log::Level::Warn as u8
+    } else {
+        0
+    };
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
@@ -279,7 +315,11 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
 
 /// The probes read `req` at 16 and `opcode` or `res` at 32, as every kernel from 6.0 on has them.
 fn uring_format_is_known(name: &str) -> bool {
-    let second = if name == "io_uring_complete" { "res" } else { "opcode" };
+    let second = if name == "io_uring_complete" {
+        "res"
+    } else {
+        "opcode"
+    };
     tracefs::field_offset("io_uring", name, "req") == Some(16)
         && tracefs::field_offset("io_uring", name, second) == Some(32)
 }
@@ -288,13 +328,21 @@ fn uring_format_is_known(name: &str) -> bool {
 const SNAPSHOT_MAX: u64 = 4 << 20;
 
 fn read_tasks(ebpf: &mut Ebpf) -> Result<Vec<TaskSnapshot>> {
-    let program: &mut Iter =
-        ebpf.program_mut("tasks").ok_or_else(|| anyhow!("the eBPF object has no program tasks"))?.try_into()?;
+    let program: &mut Iter = ebpf
+        .program_mut("tasks")
+        .ok_or_else(|| anyhow!("the eBPF object has no program tasks"))?
+        .try_into()?;
     let id = program.attach().context("cannot make a task iterator")?;
-    let file = program.take_link(id)?.into_file().context("cannot open the task iterator")?;
+    let file = program
+        .take_link(id)?
+        .into_file()
+        .context("cannot open the task iterator")?;
     let mut bytes = Vec::new();
     file.take(SNAPSHOT_MAX * TaskSnapshot::SIZE as u64)
         .read_to_end(&mut bytes)
         .context("cannot read the task iterator")?;
-    Ok(bytes.chunks_exact(TaskSnapshot::SIZE).filter_map(TaskSnapshot::read).collect())
+    Ok(bytes
+        .chunks_exact(TaskSnapshot::SIZE)
+        .filter_map(TaskSnapshot::read)
+        .collect())
 }

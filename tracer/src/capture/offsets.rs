@@ -64,7 +64,10 @@ impl Offsets {
 
 /// Byte offset of a direct member of a struct.
 fn member(btf: &Btf, owner: &str, field: &str) -> Result<u32> {
-    for candidate in btf.resolve_types_by_name(owner).map_err(|error| anyhow::anyhow!("{error}"))? {
+    for candidate in btf
+        .resolve_types_by_name(owner)
+        .map_err(|error| anyhow::anyhow!("{error}"))?
+    {
         let Type::Struct(owner) = candidate else { continue };
         for candidate in &owner.members {
             if btf.resolve_name(candidate).is_ok_and(|name| name == field) {

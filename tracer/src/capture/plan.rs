@@ -17,7 +17,12 @@ pub struct Collectors {
 
 impl Collectors {
     /// All of them.
-    pub const ALL: Self = Self { locks: true, fds: true, sched: true, io: true };
+    pub const ALL: Self = Self {
+        locks: true,
+        fds: true,
+        sched: true,
+        io: true,
+    };
 
     /// As the probes read them ([`feature`]).
     #[must_use]
@@ -89,8 +94,16 @@ pub struct Step {
 /// thread falls between.
 #[must_use]
 pub fn plan(collectors: Collectors) -> Vec<Step> {
-    let required = |program, hook| Step { program, hook, required: true };
-    let optional = |program, hook| Step { program, hook, required: false };
+    let required = |program, hook| Step {
+        program,
+        hook,
+        required: true,
+    };
+    let optional = |program, hook| Step {
+        program,
+        hook,
+        required: false,
+    };
     let mut steps = vec![
         required("sched_process_fork", Hook::TpBtf("sched_process_fork")),
         required("sched_process_exec", Hook::TpBtf("sched_process_exec")),
@@ -102,8 +115,14 @@ pub fn plan(collectors: Collectors) -> Vec<Step> {
     ];
     if collectors.fds {
         // Deaths first: a death without its birth is harmless, a birth without its death is a false leak.
-        steps.push(required("fd_close_enter", Hook::Tracepoint("syscalls", "sys_enter_close")));
-        steps.push(optional("fd_close_range_enter", Hook::Tracepoint("syscalls", "sys_enter_close_range")));
+        steps.push(required(
+            "fd_close_enter",
+            Hook::Tracepoint("syscalls", "sys_enter_close"),
+        ));
+        steps.push(optional(
+            "fd_close_range_enter",
+            Hook::Tracepoint("syscalls", "sys_enter_close_range"),
+        ));
         for call in births::CALLS {
             let (program, hook) = match *call {
                 "recvmsg" => ("fd_recvmsg_exit", "sys_exit_recvmsg"),
@@ -112,8 +131,14 @@ pub fn plan(collectors: Collectors) -> Vec<Step> {
             };
             steps.push(optional(program, Hook::Tracepoint("syscalls", hook)));
         }
-        steps.push(optional("fd_uring_complete", Hook::Tracepoint("io_uring", "io_uring_complete")));
-        steps.push(optional("fd_uring_submit", Hook::Tracepoint("io_uring", "io_uring_submit_req")));
+        steps.push(optional(
+            "fd_uring_complete",
+            Hook::Tracepoint("io_uring", "io_uring_complete"),
+        ));
+        steps.push(optional(
+            "fd_uring_submit",
+            Hook::Tracepoint("io_uring", "io_uring_submit_req"),
+        ));
     }
     steps
 }
@@ -138,14 +163,29 @@ mod tests {
 
     #[test]
     fn without_descriptors_no_system_call_is_taxed() {
-        let steps = plan(Collectors { fds: false, ..Collectors::ALL });
-        assert!(steps.iter().all(|step| !matches!(step.hook, Hook::Tracepoint(..))));
+        let steps = plan(Collectors {
+            fds: false,
+            ..Collectors::ALL
+        });
+        assert!(
+            steps
+                .iter()
+                .all(|step| !matches!(step.hook, Hook::Tracepoint(..)))
+        );
     }
 
     #[test]
     fn features_follow_the_collectors() {
-        let locks = Collectors { locks: true, fds: false, sched: false, io: false };
-        assert_eq!(locks.features(false), feature::WAITS | feature::WAKERS | feature::FUTEX_ONLY);
+        let locks = Collectors {
+            locks: true,
+            fds: false,
+            sched: false,
+            io: false,
+        };
+        assert_eq!(
+            locks.features(false),
+            feature::WAITS | feature::WAKERS | feature::FUTEX_ONLY
+        );
         assert_eq!(Collectors::ALL.features(true) & feature::FUTEX_ONLY, 0);
     }
 }

@@ -55,7 +55,14 @@ pub fn run_stats(program: BorrowedFd<'_>) -> Option<RunStats> {
         info: (&raw mut info) as u64,
     };
     // SAFETY: bpf(2) with an attribute of the stated size that points to a buffer of the stated length.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<Attr>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attr,
+            size_of::<Attr>(),
+        )
+    };
     (result == 0).then_some(RunStats {
         run_ns: info.run_time_ns,
         runs: info.run_cnt,

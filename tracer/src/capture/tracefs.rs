@@ -9,7 +9,10 @@ const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 /// Where tracefs is mounted, if it is.
 #[must_use]
 pub fn find() -> Option<&'static Path> {
-    PLACES.iter().map(Path::new).find(|place| place.join("events/sched").is_dir())
+    PLACES
+        .iter()
+        .map(Path::new)
+        .find(|place| place.join("events/sched").is_dir())
 }
 
 /// Runs `work` with tracefs in reach. Where it is not mounted it is, in a mount namespace of our own that is left again:
@@ -31,13 +34,22 @@ pub fn with_tracefs<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn mount_privately() -> io::Result<()> {
-    let mount = |source: &std::ffi::CStr, target: &std::ffi::CStr, kind: &std::ffi::CStr, flags: libc::c_ulong| {
-        // SAFETY: mount(2) with valid strings and no data.
-        match unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
+    let mount =
+        |source: &std::ffi::CStr, target: &std::ffi::CStr, kind: &std::ffi::CStr, flags: libc::c_ulong| {
+            // SAFETY: mount(2) with valid strings and no data.
+            match unsafe {
+                libc::mount(
+                    source.as_ptr(),
+                    target.as_ptr(),
+                    kind.as_ptr(),
+                    flags,
+                    std::ptr::null(),
+                )
+            } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
     // SAFETY: unshare(2) has no memory effects.
     if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
         return Err(io::Error::last_os_error());
@@ -54,15 +66,18 @@ pub fn field_offset(category: &str, name: &str, field: &str) -> Option<u32> {
 }
 
 fn parse_field(format: &str, field: &str) -> Option<u32> {
-    format.lines().filter_map(|line| line.trim().strip_prefix("field:")).find_map(|line| {
-        let mut parts = line.split(';').map(str::trim);
-        let declaration = parts.next()?;
-        let name = declaration.rsplit([' ', '*']).next()?.split('[').next()?;
-        if name != field {
-            return None;
-        }
-        parts.find_map(|part| part.strip_prefix("offset:"))?.parse().ok()
-    })
+    format
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("field:"))
+        .find_map(|line| {
+            let mut parts = line.split(';').map(str::trim);
+            let declaration = parts.next()?;
+            let name = declaration.rsplit([' ', '*']).next()?.split('[').next()?;
+            if name != field {
+                return None;
+            }
+            parts.find_map(|part| part.strip_prefix("offset:"))?.parse().ok()
+        })
 }
 
 #[cfg(test)]

@@ -6,7 +6,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Says why a running process is slow at the tail and what it leaks, without a restart or a code change.
 #[derive(Debug, Parser)]
-#[command(name = "ctrace", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(
+    name = "ctrace",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
 #[command(after_help = "EXAMPLES:
   sudo ctrace --pid 1234                 trace until Ctrl-C, then report
   sudo ctrace -p 1234 -d 30s -j out.json 30 seconds, the whole report as JSON

@@ -56,7 +56,13 @@ pub fn main() -> ExitCode {
 
 /// One line on stderr: control characters, also those of a verifier's log, do not make it two.
 fn complain(what: &str) {
-    let line = what.lines().map(str::trim).filter(|line| !line.is_empty()).take(12).collect::<Vec<_>>().join(" ");
+    let line = what
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .take(12)
+        .collect::<Vec<_>>()
+        .join(" ");
     // A closed stderr leaves nobody to tell.
     let _ = writeln!(io::stderr(), "ctrace: {line}");
 }
@@ -65,7 +71,10 @@ fn complain(what: &str) {
 fn usage(error: &clap::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    format!("{}; see `ctrace --help`", first.strip_prefix("error: ").unwrap_or(first))
+    format!(
+        "{}; see `ctrace --help`",
+        first.strip_prefix("error: ").unwrap_or(first)
+    )
 }
 
 fn log_to_stderr(verbose: u8) {
@@ -75,29 +84,40 @@ fn log_to_stderr(verbose: u8) {
         2 => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,
     };
-    env_logger::Builder::new().filter_module("tracer", level).filter_module("aya_log", level).init();
+    env_logger::Builder::new()
+        .filter_module("tracer", level)
+        .filter_module("aya_log", level)
+        .init();
 }
 
 fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    ignore_broken_pipe(writeln!(stdout, "{text}").and_then(|()| stdout.flush())).context("cannot write to standard output")
+    ignore_broken_pipe(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+        .context("cannot write to standard output")
 }
 
 /// Largest saved report that is read.
 const SAVED_MAX: u64 = 1 << 30;
 
 fn show(file: &Path) -> Result<()> {
-    let size = fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?.len();
+    let size = fs::metadata(file)
+        .with_context(|| format!("cannot read {}", file.display()))?
+        .len();
     if size > SAVED_MAX {
         bail!("{} is larger than any report", file.display());
     }
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let parsed = serde_json::from_str(&text).or_else(|error| {
         // Lines of an interval report: the last one.
-        text.lines().rfind(|line| !line.trim().is_empty()).map_or(Err(error), serde_json::from_str)
+        text.lines()
+            .rfind(|line| !line.trim().is_empty())
+            .map_or(Err(error), serde_json::from_str)
     });
     let report: Report = parsed.with_context(|| {
-        format!("{} is no report of ctrace: write one with `ctrace --pid N --json FILE`", file.display())
+        format!(
+            "{} is no report of ctrace: write one with `ctrace --pid N --json FILE`",
+            file.display()
+        )
     })?;
     let options = TextOptions {
         width: crate::session::output::width(),

@@ -60,7 +60,11 @@ impl Options {
             duration: positive("duration", &args.duration)?,
             interval: positive("interval", &args.interval)?,
             json: args.json.as_ref().map(|path| {
-                if path.as_os_str() == "-" { JsonTo::Stdout } else { JsonTo::File(path.clone()) }
+                if path.as_os_str() == "-" {
+                    JsonTo::Stdout
+                } else {
+                    JsonTo::File(path.clone())
+                }
             }),
             collectors: args.only.as_deref().map_or(Ok(Collectors::ALL), collectors)?,
             min_wait: duration("min-wait", &args.min_wait)?,
@@ -84,12 +88,20 @@ fn duration(name: &str, text: &str) -> Result<Duration> {
     match parsed {
         Some(time) if time <= LONGEST => Ok(time),
         Some(_) => bail!("--{name} {text} is longer than ten years: use a shorter time, such as 1h"),
-        None => bail!("--{name} wants a time such as 5, 250ms, 5s, 2m or 1h, not `{}`", text.escape_debug()),
+        None => bail!(
+            "--{name} wants a time such as 5, 250ms, 5s, 2m or 1h, not `{}`",
+            text.escape_debug()
+        ),
     }
 }
 
 fn collectors(list: &str) -> Result<Collectors> {
-    let mut chosen = Collectors { locks: false, fds: false, sched: false, io: false };
+    let mut chosen = Collectors {
+        locks: false,
+        fds: false,
+        sched: false,
+        io: false,
+    };
     for name in list.split(',').map(str::trim) {
         match name {
             "locks" => chosen.locks = true,
@@ -97,7 +109,10 @@ fn collectors(list: &str) -> Result<Collectors> {
             "sched" => chosen.sched = true,
             "io" => chosen.io = true,
             "go" | "memory" => bail!("--only {name} is not built yet: choose from locks, fds, sched, io"),
-            _ => bail!("--only wants a list of locks, fds, sched, io, not `{}`", name.escape_debug()),
+            _ => bail!(
+                "--only wants a list of locks, fds, sched, io, not `{}`",
+                name.escape_debug()
+            ),
         }
     }
     Ok(chosen)
@@ -108,7 +123,10 @@ fn ring_bytes(text: Option<&str>) -> Result<u32> {
     let Some(text) = text else { return Ok(RING_BYTES) };
     match text.parse::<u32>() {
         Ok(bytes) if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) => Ok(bytes),
-        _ => bail!("CTRACE_RING_BYTES must be a power of two from 4096 to 1073741824, not `{}`", text.escape_debug()),
+        _ => bail!(
+            "CTRACE_RING_BYTES must be a power of two from 4096 to 1073741824, not `{}`",
+            text.escape_debug()
+        ),
     }
 }
 

@@ -27,18 +27,31 @@ impl Held {
         let Ok(number) = text.trim().parse::<i128>() else {
             bail!("--pid wants a process id such as 1234, not `{shown}`: find it with `pgrep -a NAME`");
         };
-        ensure!(number > 0, "--pid {shown} is no process id: ids begin at 1, find it with `pgrep -a NAME`");
-        let Ok(pid) = u32::try_from(number).map_err(drop).and_then(|pid| if pid < 1 << 22 { Ok(pid) } else { Err(()) }) else {
-            bail!("--pid {shown} is no process id: the kernel's largest is 4194304, find it with `pgrep -a NAME`");
+        ensure!(
+            number > 0,
+            "--pid {shown} is no process id: ids begin at 1, find it with `pgrep -a NAME`"
+        );
+        let Ok(pid) = u32::try_from(number)
+            .map_err(drop)
+            .and_then(|pid| if pid < 1 << 22 { Ok(pid) } else { Err(()) })
+        else {
+            bail!(
+                "--pid {shown} is no process id: the kernel's largest is 4194304, find it with `pgrep -a NAME`"
+            );
         };
         Self::hold(pid)
     }
 
     /// Takes hold of a process.
     pub fn hold(pid: u32) -> Result<Self> {
-        ensure!(pid != std::process::id(), "--pid {pid} is ctrace itself: name the process to trace");
+        ensure!(
+            pid != std::process::id(),
+            "--pid {pid} is ctrace itself: name the process to trace"
+        );
         let Ok(stat) = Stat::of(pid) else {
-            bail!("no process {pid}: it has ended, or it lives in another pid namespace; find it with `pgrep -a NAME`");
+            bail!(
+                "no process {pid}: it has ended, or it lives in another pid namespace; find it with `pgrep -a NAME`"
+            );
         };
         ensure!(
             !stat.is_kernel_thread(),
@@ -48,9 +61,16 @@ impl Held {
         if let Some(tgid) = tgid_of(pid)
             && tgid != pid
         {
-            bail!("{pid} ({}) is a thread of process {tgid}: use --pid {tgid}", stat.comm.escape_debug());
+            bail!(
+                "{pid} ({}) is a thread of process {tgid}: use --pid {tgid}",
+                stat.comm.escape_debug()
+            );
         }
-        ensure!(stat.state != 'Z', "process {pid} ({}) has ended and waits for its parent: nothing to trace", stat.comm.escape_debug());
+        ensure!(
+            stat.state != 'Z',
+            "process {pid} ({}) has ended and waits for its parent: nothing to trace",
+            stat.comm.escape_debug()
+        );
         // SAFETY: pidfd_open(2) takes integers and returns a new descriptor or −1.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {
@@ -64,13 +84,21 @@ impl Held {
             Stat::of(pid).is_ok_and(|again| again.start_ticks == stat.start_ticks),
             "process {pid} ended while ctrace attached"
         );
-        Ok(Self { pid, start_ticks: stat.start_ticks, pidfd })
+        Ok(Self {
+            pid,
+            start_ticks: stat.start_ticks,
+            pidfd,
+        })
     }
 
     /// It has ended.
     #[must_use]
     pub fn has_exited(&self) -> bool {
-        let mut poll = libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: self.pidfd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: poll(2) on one initialised entry, without waiting.
         unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
     }
@@ -91,10 +119,14 @@ pub fn check_privileges() -> Result<()> {
     if has(SYS_ADMIN) {
         return Ok(());
     }
-    let missing: Vec<&str> = [(BPF, "CAP_BPF"), (PERFMON, "CAP_PERFMON"), (SYS_PTRACE, "CAP_SYS_PTRACE")]
-        .into_iter()
-        .filter_map(|(capability, name)| (!has(capability)).then_some(name))
-        .collect();
+    let missing: Vec<&str> = [
+        (BPF, "CAP_BPF"),
+        (PERFMON, "CAP_PERFMON"),
+        (SYS_PTRACE, "CAP_SYS_PTRACE"),
+    ]
+    .into_iter()
+    .filter_map(|(capability, name)| (!has(capability)).then_some(name))
+    .collect();
     ensure!(
         missing.is_empty(),
         "not enough privileges (missing {}): run it as root, `sudo ctrace …`",
@@ -137,7 +169,10 @@ mod tests {
         });
         let tid = receive.recv().unwrap();
         let words = error(&tid.to_string());
-        assert!(words.contains(&format!("use --pid {}", std::process::id())), "{words}");
+        assert!(
+            words.contains(&format!("use --pid {}", std::process::id())),
+            "{words}"
+        );
         drop(stop);
         thread.join().unwrap();
     }

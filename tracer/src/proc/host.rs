@@ -15,7 +15,9 @@ pub fn host() -> Host {
     };
     let text = |field: &[libc::c_char]| {
         // SAFETY: the kernel ends each field with a NUL, and zeroed memory is one.
-        unsafe { CStr::from_ptr(field.as_ptr()) }.to_string_lossy().into_owned()
+        unsafe { CStr::from_ptr(field.as_ptr()) }
+            .to_string_lossy()
+            .into_owned()
     };
     // SAFETY: sysconf(3) reads a number.
     let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
@@ -29,10 +31,15 @@ pub fn host() -> Host {
 
 /// A clock in ns.
 fn clock(id: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: clock_gettime(2) fills the struct.
     unsafe { libc::clock_gettime(id, &raw mut time) };
-    (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
+    (time.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec as u64)
 }
 
 /// `CLOCK_MONOTONIC`, the clock of all events.

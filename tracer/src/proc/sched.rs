@@ -21,7 +21,9 @@ pub struct SchedStat {
 /// Ids of a process's threads.
 #[must_use]
 pub fn tids(pid: u32) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
     entries
         .take(THREADS_MAX)
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -33,13 +35,21 @@ pub fn tids(pid: u32) -> Vec<u32> {
 pub fn schedstats(pid: u32) -> FxHashMap<u32, SchedStat> {
     tids(pid)
         .into_iter()
-        .filter_map(|tid| Some((tid, parse(&read(&format!("/proc/{pid}/task/{tid}/schedstat")).ok()?)?)))
+        .filter_map(|tid| {
+            Some((
+                tid,
+                parse(&read(&format!("/proc/{pid}/task/{tid}/schedstat")).ok()?)?,
+            ))
+        })
         .collect()
 }
 
 fn parse(text: &str) -> Option<SchedStat> {
     let mut fields = text.split_ascii_whitespace().map(str::parse);
-    Some(SchedStat { running_ns: fields.next()?.ok()?, runnable_ns: fields.next()?.ok()? })
+    Some(SchedStat {
+        running_ns: fields.next()?.ok()?,
+        runnable_ns: fields.next()?.ok()?,
+    })
 }
 
 /// A cgroup's quota at work.
@@ -78,19 +88,31 @@ pub fn throttling(pid: u32) -> Option<Throttling> {
 
 fn parse_cpu_stat(text: &str) -> Option<Throttling> {
     let value = |name: &str| -> Option<u64> {
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
     };
     let ns = value("throttled_time").or_else(|| value("throttled_usec")?.checked_mul(1000))?;
-    Some(Throttling { ns, periods: value("nr_throttled")? })
+    Some(Throttling {
+        ns,
+        periods: value("nr_throttled")?,
+    })
 }
 
 /// Time that the hypervisor took from all CPUs since boot (`steal` of `/proc/stat`).
 #[must_use]
 pub fn steal_ns() -> Option<u64> {
     let stat = read("/proc/stat").ok()?;
-    let ticks: u64 = stat.lines().next()?.split_ascii_whitespace().nth(8)?.parse().ok()?;
+    let ticks: u64 = stat
+        .lines()
+        .next()?
+        .split_ascii_whitespace()
+        .nth(8)?
+        .parse()
+        .ok()?;
     // SAFETY: sysconf(3) reads a constant.
-    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|&hz| hz > 0)?;
+    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) })
+        .ok()
+        .filter(|&hz| hz > 0)?;
     ticks.checked_mul(1_000_000_000 / per_second)
 }
 
@@ -102,7 +124,10 @@ mod tests {
     fn both_versions_of_cpu_stat_are_read() {
         let v1 = "nr_periods 10\nnr_throttled 4\nthrottled_time 5000000\n";
         let v2 = "usage_usec 1\nnr_periods 10\nnr_throttled 4\nthrottled_usec 5000\n";
-        let expected = Some(Throttling { ns: 5_000_000, periods: 4 });
+        let expected = Some(Throttling {
+            ns: 5_000_000,
+            periods: 4,
+        });
         assert_eq!(parse_cpu_stat(v1), expected);
         assert_eq!(parse_cpu_stat(v2), expected);
         assert_eq!(parse_cpu_stat("usage_usec 1\n"), None, "no quota, no figure");
@@ -110,7 +135,11 @@ mod tests {
 
     #[test]
     fn our_own_threads_have_accounts() {
-        assert!(schedstats(std::process::id()).values().any(|stat| stat.running_ns > 0));
+        assert!(
+            schedstats(std::process::id())
+                .values()
+                .any(|stat| stat.running_ns > 0)
+        );
         assert_eq!(parse("12 x 3"), None);
     }
 }

@@ -63,8 +63,20 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.get(close + 1..)?.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     // The state is field 3.
-    let field = |number: usize| text[close + 1..].split_ascii_whitespace().nth(number - 3)?.parse().ok();
-    Some(Stat { comm, state, flags: field(9)?, threads: field(20)? as u32, start_ticks: field(22)? })
+    let field = |number: usize| {
+        text[close + 1..]
+            .split_ascii_whitespace()
+            .nth(number - 3)?
+            .parse()
+            .ok()
+    };
+    Some(Stat {
+        comm,
+        state,
+        flags: field(9)?,
+        threads: field(20)? as u32,
+        start_ticks: field(22)?,
+    })
 }
 
 /// `Tgid` of `/proc/ID/status`: the process that a thread id belongs to.
@@ -92,7 +104,13 @@ pub fn describe(pid: u32) -> Target {
         .map(str::to_owned)
         .collect();
     let uid = read(&format!("/proc/{pid}/status")).ok().and_then(|status| {
-        status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:"))?
+            .split_ascii_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()
     });
     Target {
         pid,
@@ -101,7 +119,9 @@ pub fn describe(pid: u32) -> Target {
         exe: exe.map(|exe| exe.to_string_lossy().into_owned()),
         cmdline,
         uid,
-        container: read(&format!("/proc/{pid}/cgroup")).ok().and_then(|cgroup| container(&cgroup)),
+        container: read(&format!("/proc/{pid}/cgroup"))
+            .ok()
+            .and_then(|cgroup| container(&cgroup)),
         threads: stat.as_ref().map_or(0, |stat| stat.threads),
         started_at: stat.as_ref().and_then(|stat| started_at(stat.start_ticks)),
         exited: false,
@@ -117,9 +137,12 @@ fn started_at(ticks: u64) -> Option<String> {
         .parse()
         .ok()?;
     // SAFETY: sysconf(3) reads a constant.
-    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|&hz| hz > 0)?;
+    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) })
+        .ok()
+        .filter(|&hz| hz > 0)?;
     let at = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(
-        boot.checked_mul(1000)?.checked_add(ticks.checked_mul(1000)? / per_second)?,
+        boot.checked_mul(1000)?
+            .checked_add(ticks.checked_mul(1000)? / per_second)?,
     ))?;
     crate::report::time::rfc3339(at)
 }
@@ -165,7 +188,9 @@ fn go_version(pid: u32) -> Option<String> {
     let file = File::open(format!("/proc/{pid}/exe")).ok()?;
     let mut bytes = Vec::new();
     file.take(SEARCH_MAX).read_to_end(&mut bytes).ok()?;
-    let at = (0..bytes.len()).step_by(16).find(|&at| bytes[at..].starts_with(GO_BUILD_INFO))?;
+    let at = (0..bytes.len())
+        .step_by(16)
+        .find(|&at| bytes[at..].starts_with(GO_BUILD_INFO))?;
     let flags = *bytes.get(at + 15)?;
     if flags & 2 == 0 {
         return Some("go".into());
@@ -183,7 +208,10 @@ mod tests {
     #[test]
     fn names_may_hold_brackets() {
         let stat = parse_stat("12 (a) R (b c) S 1 1 1 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 7 0 4242 0").unwrap();
-        assert_eq!((stat.comm.as_str(), stat.state, stat.threads, stat.start_ticks), ("a) R (b c", 'S', 7, 4242));
+        assert_eq!(
+            (stat.comm.as_str(), stat.state, stat.threads, stat.start_ticks),
+            ("a) R (b c", 'S', 7, 4242)
+        );
         assert!(stat.is_kernel_thread());
         assert_eq!(parse_stat("12 (a"), None);
         assert_eq!(parse_stat(") ("), None);
@@ -199,7 +227,10 @@ mod tests {
     #[test]
     fn container_ids_are_found_in_any_layout() {
         let id = "0123456789abcdef".repeat(4);
-        assert_eq!(container(&format!("0::/system.slice/docker-{id}.scope\n")), Some(id.clone()));
+        assert_eq!(
+            container(&format!("0::/system.slice/docker-{id}.scope\n")),
+            Some(id.clone())
+        );
         assert_eq!(container(&format!("4:cpu:/kubepods/pod1/{id}\n")), Some(id));
         assert_eq!(container("0::/user.slice\n"), None);
     }

@@ -32,14 +32,20 @@ pub struct Child {
 impl Child {
     /// Forks; the child waits. Under sudo it becomes the user who called sudo.
     pub fn spawn(command: &[OsString]) -> Result<Self> {
-        let name = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = command
+            .first()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let arguments = command
             .iter()
             .map(|argument| CString::new(argument.as_bytes()))
             .collect::<Result<Vec<_>, _>>()
             .context("an argument of the command holds a NUL byte")?;
-        let pointers: Vec<*const libc::c_char> =
-            arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
+        let pointers: Vec<*const libc::c_char> = arguments
+            .iter()
+            .map(|argument| argument.as_ptr())
+            .chain([std::ptr::null()])
+            .collect();
         let caller = Caller::from_sudo(|name| std::env::var_os(name));
         let (wait, go) = pipe()?;
         let (failure, report) = pipe()?;
@@ -56,7 +62,13 @@ impl Child {
             // SAFETY: leaves without running destructors that belong to the parent.
             unsafe { libc::_exit(i32::from(NOT_FOUND)) };
         }
-        Ok(Self { pid, go: Some(go.into()), failure: failure.into(), name, status: None })
+        Ok(Self {
+            pid,
+            go: Some(go.into()),
+            failure: failure.into(),
+            name,
+            status: None,
+        })
     }
 
     /// Its process id.
@@ -89,7 +101,10 @@ impl Child {
             return Ok(ExitCode::SUCCESS);
         }
         let status = self.status.unwrap_or_default();
-        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(0);
+        let code = status
+            .code()
+            .or_else(|| status.signal().map(|signal| 128 + signal))
+            .unwrap_or(0);
         Ok(ExitCode::from(code as u8))
     }
 
@@ -181,7 +196,10 @@ mod tests {
         };
         // SAFETY: geteuid(2) has no preconditions.
         if unsafe { libc::geteuid() } == 0 {
-            assert_eq!(Caller::from_sudo(environment).map(|caller| caller.uid), Some(1000));
+            assert_eq!(
+                Caller::from_sudo(environment).map(|caller| caller.uid),
+                Some(1000)
+            );
         }
         assert_eq!(Caller::from_sudo(|_| None), None);
     }

@@ -37,10 +37,18 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         "name what to trace: `ctrace --pid N`, or `ctrace -- COMMAND ARGS…`{}",
         if args.exec.is_empty() { "" } else { ", not both" }
     );
-    let targets = args.pid.iter().map(|pid| Held::parse(pid)).collect::<Result<Vec<_>>>()?;
+    let targets = args
+        .pid
+        .iter()
+        .map(|pid| Held::parse(pid))
+        .collect::<Result<Vec<_>>>()?;
     check_privileges()?;
     let output = Output::open(&options, args.color)?;
-    let mut child = if args.exec.is_empty() { None } else { Some(Child::spawn(&args.exec)?) };
+    let mut child = if args.exec.is_empty() {
+        None
+    } else {
+        Some(Child::spawn(&args.exec)?)
+    };
     let targets = match &child {
         Some(child) => vec![Held::hold(child.pid())?],
         None => targets,

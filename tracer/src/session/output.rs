@@ -41,8 +41,12 @@ impl Output {
             None => None,
             Some(JsonTo::Stdout) => Some(Json::Stdout),
             Some(JsonTo::File(path)) => {
-                let file = create(path)
-                    .with_context(|| format!("cannot write {}: name a file in a writable folder", path.display()))?;
+                let file = create(path).with_context(|| {
+                    format!(
+                        "cannot write {}: name a file in a writable folder",
+                        path.display()
+                    )
+                })?;
                 Some(Json::File(file, path.clone()))
             }
         };
@@ -56,7 +60,13 @@ impl Output {
             top: options.top as usize,
             verbose: options.verbose,
         });
-        Ok(Self { json, text, quiet: options.quiet, lines: options.interval.is_some(), stdout_closed: false })
+        Ok(Self {
+            json,
+            text,
+            quiet: options.quiet,
+            lines: options.interval.is_some(),
+            stdout_closed: false,
+        })
     }
 
     /// A line for people.
@@ -91,7 +101,11 @@ impl Output {
             return true;
         }
         // A pipe whose reader left shows an error condition; asking costs nothing beside a tick.
-        let mut poll = libc::pollfd { fd: io::stdout().as_raw_fd(), events: 0, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: io::stdout().as_raw_fd(),
+            events: 0,
+            revents: 0,
+        };
         // SAFETY: poll(2) on one initialised entry, without waiting.
         unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLERR != 0 }
     }
@@ -120,15 +134,26 @@ impl Output {
     }
 
     fn to_stdout(&mut self, result: io::Result<()>) -> Result<()> {
-        self.stdout_closed |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        self.stdout_closed |= result
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
         ignore_broken_pipe(result).context("cannot write to standard output")
     }
 }
 
 /// Columns of the terminal, 100 without one.
 pub fn width() -> usize {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: TIOCGWINSZ fills the struct, or fails.
     let result = unsafe { libc::ioctl(io::stdout().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
-    if result == 0 && size.ws_col > 0 { usize::from(size.ws_col).clamp(60, 160) } else { 100 }
+    if result == 0 && size.ws_col > 0 {
+        usize::from(size.ws_col).clamp(60, 160)
+    } else {
+        100
+    }
 }

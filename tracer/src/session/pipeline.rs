@@ -146,8 +146,14 @@ impl Pipeline {
     fn on_switch_out(&mut self, record: &SwitchOut, copy: &StackCopy<'_>) {
         let tgid = record.header.tgid;
         let table = self.fds.get(&tgid);
-        let why = reason(record.nr, &record.args, record.state, |fd| kind_of(table, tgid, fd));
-        let stack = if why == Reason::Futex || self.io { self.unwind(tgid, copy) } else { StackId::NONE };
+        let why = reason(record.nr, &record.args, record.state, |fd| {
+            kind_of(table, tgid, fd)
+        });
+        let stack = if why == Reason::Futex || self.io {
+            self.unwind(tgid, copy)
+        } else {
+            StackId::NONE
+        };
         self.waits.on_switch_out(record, why, stack);
     }
 
@@ -159,10 +165,13 @@ impl Pipeline {
             if self.uring.len() >= URING_MAX {
                 self.uring.clear();
             }
-            self.uring.insert(record.request, (record.header.tgid, record.header.tid, stack));
+            self.uring
+                .insert(record.request, (record.header.tgid, record.header.tid, stack));
             return;
         }
-        let Some(&(tgid, tid, stack)) = self.uring.get(&record.request) else { return };
+        let Some(&(tgid, tid, stack)) = self.uring.get(&record.request) else {
+            return;
+        };
         if let Some(table) = self.fds.get_mut(&tgid) {
             let mut record = record;
             record.header.tgid = tgid;
@@ -190,7 +199,11 @@ impl Pipeline {
     /// Remembers how large a copy the stack at this place needs; it only ever grows, so that one deep path is not cut again and
     /// again by the shallow ones beside it.
     fn note_class(&mut self, tgid: u32, regs: &Regs, wanted: StackClass) {
-        let place = StackPlace { sp: regs.sp, tgid, ip_low: regs.ip as u32 };
+        let place = StackPlace {
+            sp: regs.sp,
+            tgid,
+            ip_low: regs.ip as u32,
+        };
         let known = self.classes.get(&place).copied();
         if known.is_some_and(|known| known >= wanted) {
             return;

@@ -39,7 +39,8 @@ impl Edge {
             ..Self::default()
         };
         for &pid in pids {
-            edge.threads.extend(schedstats(pid).into_iter().map(|(tid, stat)| (tid, (pid, stat))));
+            edge.threads
+                .extend(schedstats(pid).into_iter().map(|(tid, stat)| (tid, (pid, stat))));
             if let Some(throttling) = throttling(pid) {
                 edge.throttling.insert(pid, throttling);
             }
@@ -58,10 +59,14 @@ pub fn live(before: &Edge, after: &Edge, sleepers: &[Sleeper], started_at_ns: u6
         .map(|(&tid, &(pid, stat))| {
             let live = Live {
                 pid,
-                comm: Stat::of_thread(pid, tid).map(|stat| stat.comm).unwrap_or_default(),
+                comm: Stat::of_thread(pid, tid)
+                    .map(|stat| stat.comm)
+                    .unwrap_or_default(),
                 before: before.threads.get(&tid).map(|&(_, stat)| stat),
                 after: stat,
-                asleep: asleep.get(&tid).map(|sleeper| (sleeper.reason, sleeper.since_ns.unwrap_or(started_at_ns))),
+                asleep: asleep
+                    .get(&tid)
+                    .map(|sleeper| (sleeper.reason, sleeper.since_ns.unwrap_or(started_at_ns))),
             };
             (tid, live)
         })
@@ -76,7 +81,10 @@ pub fn throttled(before: &Edge, after: &Edge) -> Option<Throttling> {
         .iter()
         .map(|(pid, now)| {
             let then = before.throttling.get(pid).copied().unwrap_or(*now);
-            Throttling { ns: now.ns.saturating_sub(then.ns), periods: now.periods.saturating_sub(then.periods) }
+            Throttling {
+                ns: now.ns.saturating_sub(then.ns),
+                periods: now.periods.saturating_sub(then.periods),
+            }
         })
         .max_by_key(|throttling| throttling.ns)
 }

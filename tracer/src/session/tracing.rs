@@ -71,12 +71,19 @@ impl Tracing {
         let mut targets = Vec::new();
         for held in held {
             if held.has_exited() {
-                return Err(anyhow!("process {} ended while ctrace attached: nothing to report", held.pid));
+                return Err(anyhow!(
+                    "process {} ended while ctrace attached: nothing to report",
+                    held.pid
+                ));
             }
             if options.collectors.fds {
                 pipeline.fds.insert(held.pid, seeded(held.pid));
             }
-            targets.push(Traced { described: target::describe(held.pid), held, exited: false });
+            targets.push(Traced {
+                described: target::describe(held.pid),
+                held,
+                exited: false,
+            });
         }
         let unseen_kinds = unseen_kinds(&capture, &options);
         let pids = pids(&targets);
@@ -97,7 +104,10 @@ impl Tracing {
 
     /// A descriptor that becomes readable when the probes want the ring emptied.
     pub fn ring(&self) -> Result<OwnedFd> {
-        let capture = self.capture.as_ref().ok_or_else(|| anyhow!("the probes are detached"))?;
+        let capture = self
+            .capture
+            .as_ref()
+            .ok_or_else(|| anyhow!("the probes are detached"))?;
         Ok(capture.as_fd().try_clone_to_owned()?)
     }
 
@@ -140,7 +150,11 @@ impl Tracing {
                     let table = table.forked(child, ts_ns);
                     self.pipeline.fds.insert(child, table);
                 }
-                self.targets.push(Traced { described: target::describe(child), held, exited: false });
+                self.targets.push(Traced {
+                    described: target::describe(child),
+                    held,
+                    exited: false,
+                });
             }
         }
     }
@@ -188,7 +202,11 @@ impl Tracing {
     pub fn progress_line(&self) -> String {
         let open: usize = self.pipeline.fds.values().map(FdTable::live).sum();
         let seconds = host::monotonic_ns().saturating_sub(self.edge.ns) / 1_000_000_000;
-        format!("  {seconds} s: {} records, {} stacks, {open} descriptors open", self.pipeline.records(), self.pipeline.stacks.len())
+        format!(
+            "  {seconds} s: {} records, {} stacks, {open} descriptors open",
+            self.pipeline.records(),
+            self.pipeline.stacks.len()
+        )
     }
 
     /// Detaches the probes.
@@ -197,7 +215,9 @@ impl Tracing {
     }
 
     fn reconcile(&mut self, pid: u32) {
-        let Some(table) = self.pipeline.fds.get_mut(&pid) else { return };
+        let Some(table) = self.pipeline.fds.get_mut(&pid) else {
+            return;
+        };
         if let Ok(scan) = fd::scan(pid, host::monotonic_ns) {
             // Records up to the scan's end must be known before it is compared.
             if let Some(capture) = &mut self.capture {
@@ -216,11 +236,18 @@ impl Tracing {
     }
 
     fn alive(&self) -> Vec<u32> {
-        self.targets.iter().filter(|traced| !traced.exited).map(|traced| traced.held.pid).collect()
+        self.targets
+            .iter()
+            .filter(|traced| !traced.exited)
+            .map(|traced| traced.held.pid)
+            .collect()
     }
 
     fn snapshots(&mut self) -> Vec<TaskSnapshot> {
-        self.capture.as_mut().and_then(|capture| capture.tasks().ok()).unwrap_or_default()
+        self.capture
+            .as_mut()
+            .and_then(|capture| capture.tasks().ok())
+            .unwrap_or_default()
     }
 
     /// Makes a report of the window that ends now; unless it is the last, a new window begins.
@@ -240,7 +267,10 @@ impl Tracing {
         let snapshots = self.snapshots();
         self.drain();
         let after = Edge::read(&alive, self.capture.as_ref().and_then(kernel_ns));
-        let window = Window { start_ns: self.edge.ns, end_ns: after.ns };
+        let window = Window {
+            start_ns: self.edge.ns,
+            end_ns: after.ns,
+        };
         let losses = self.losses()?;
         let report = self.build(&snapshots, &after, window, losses);
         if !last {
@@ -263,8 +293,13 @@ impl Tracing {
             *now = now.saturating_sub(before);
         }
         let at = |which: u32| lost[which as usize];
-        let stack_failed_by: std::collections::BTreeMap<String, u64> =
-            self.pipeline.stacks.failures().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect();
+        let stack_failed_by: std::collections::BTreeMap<String, u64> = self
+            .pipeline
+            .stacks
+            .failures()
+            .into_iter()
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .collect();
         let folded = self.pipeline.waits.folded()
             + self.pipeline.threads.folded()
             + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();
@@ -294,7 +329,16 @@ impl Tracing {
     }
 
     fn build(&mut self, snapshots: &[TaskSnapshot], after: &Edge, window: Window, losses: Losses) -> Report {
-        let Self { capture, pipeline, targets, symbolizer, kernel, edge, options, .. } = self;
+        let Self {
+            capture,
+            pipeline,
+            targets,
+            symbolizer,
+            kernel,
+            edge,
+            options,
+            ..
+        } = self;
         if losses.fd_ring_full > 0 || losses.unknown_record > 0 {
             for table in pipeline.fds.values_mut() {
                 table.set_incomplete("records about descriptors were lost");
@@ -302,32 +346,61 @@ impl Tracing {
         }
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
         let sleepers = waiting::sleepers(snapshots, &pipeline.waits, &mut names, || {
-            capture.as_mut().and_then(|capture| capture.tasks().ok()).unwrap_or_default()
+            capture
+                .as_mut()
+                .and_then(|capture| capture.tasks().ok())
+                .unwrap_or_default()
         });
         let live = snapshot::live(edge, after, &sleepers, window.start_ns);
         let is_go = |pid: u32| {
-            targets.iter().any(|traced| traced.held.pid == pid && traced.described.runtime.starts_with("go"))
+            targets
+                .iter()
+                .any(|traced| traced.held.pid == pid && traced.described.runtime.starts_with("go"))
         };
         let mut losses = losses;
-        let found_locks = options.collectors.locks.then(|| locks::locks(&pipeline.waits, &mut names, is_go));
+        let found_locks = options
+            .collectors
+            .locks
+            .then(|| locks::locks(&pipeline.waits, &mut names, is_go));
         let nothing = locks::Locks::default();
-        let waiting_now =
-            waiting::waiting_now(&sleepers, found_locks.as_ref().unwrap_or(&nothing), &mut names, &live, &window);
+        let waiting_now = waiting::waiting_now(
+            &sleepers,
+            found_locks.as_ref().unwrap_or(&nothing),
+            &mut names,
+            &live,
+            &window,
+        );
         let blocked = options.collectors.io.then(|| {
-            let kernel_stack =
-                |id| capture.as_ref().map(|capture| capture.kernel_stack(id)).unwrap_or_default();
+            let kernel_stack = |id| {
+                capture
+                    .as_ref()
+                    .map(|capture| capture.kernel_stack(id))
+                    .unwrap_or_default()
+            };
             blocked::blocked(&pipeline.waits, &mut names, kernel_stack)
         });
         let left_out = found_locks.as_ref().map_or(0, |locks| locks.left_out)
             + blocked.as_ref().map_or(0, |(_, left_out)| *left_out);
         losses.folded += left_out;
-        let steal_ns = after.steal_ns.zip(edge.steal_ns).map(|(after, before)| after.saturating_sub(before));
+        let steal_ns = after
+            .steal_ns
+            .zip(edge.steal_ns)
+            .map(|(after, before)| after.saturating_sub(before));
         let time = time::time(&pipeline.threads, &live, &window, steal_ns);
         let run_queue = options
             .collectors
             .sched
             .then(|| time::run_queue(&pipeline.threads, &live, snapshot::throttled(edge, after)));
-        let fds = options.collectors.fds.then(|| fds(&pipeline.fds, targets, options, &self.unseen_kinds, &mut names, after.ns));
+        let fds = options.collectors.fds.then(|| {
+            fds(
+                &pipeline.fds,
+                targets,
+                options,
+                &self.unseen_kinds,
+                &mut names,
+                after.ns,
+            )
+        });
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
@@ -342,7 +415,9 @@ impl Tracing {
         let probes = capture.as_ref().map(Capture::probes).unwrap_or_default();
         Report {
             schema: model::SCHEMA.to_owned(),
-            ctrace: model::Ctrace { version: env!("CARGO_PKG_VERSION").to_owned() },
+            ctrace: model::Ctrace {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
             host: host::host(),
             window: model::Window {
                 started_at: rfc3339(self.started_at).unwrap_or_default(),
@@ -428,7 +503,9 @@ fn fds(
         by_stack: Vec::new(),
     };
     for traced in targets {
-        let Some(table) = tables.get(&traced.held.pid) else { continue };
+        let Some(table) = tables.get(&traced.held.pid) else {
+            continue;
+        };
         let scan = fd::scan(traced.held.pid, host::monotonic_ns).ok();
         let limit = limits::nofile(traced.held.pid).ok().and_then(|limit| limit.soft);
         let stack_key = |stack: StackId| format!("s{}", stack.0);
@@ -462,7 +539,11 @@ fn fds(
         sum.by_stack.extend(fds.by_stack);
     }
     for row in &sum.by_stack {
-        if let Some(id) = row.stack.as_deref().and_then(|key| key.strip_prefix('s')?.parse().ok()) {
+        if let Some(id) = row
+            .stack
+            .as_deref()
+            .and_then(|key| key.strip_prefix('s')?.parse().ok())
+        {
             names.key(StackId(id));
         }
     }
@@ -470,7 +551,10 @@ fn fds(
 }
 
 fn overhead(before: &Edge, after: &Edge, window: &Window) -> Overhead {
-    let kernel_ns = after.kernel_ns.zip(before.kernel_ns).map(|(after, before)| after.saturating_sub(before));
+    let kernel_ns = after
+        .kernel_ns
+        .zip(before.kernel_ns)
+        .map(|(after, before)| after.saturating_sub(before));
     let user_cpu_ns = after.own_cpu_ns.saturating_sub(before.own_cpu_ns);
     Overhead {
         kernel_ns,

@@ -106,9 +106,20 @@ impl FdTable {
         let Some(kind) = births::uring(event.opcode, event.result) else {
             return;
         };
-        let source = if kind == FdKind::File { Source::Guess(kind) } else { Source::Made(kind) };
+        let source = if kind == FdKind::File {
+            Source::Guess(kind)
+        } else {
+            Source::Made(kind)
+        };
         let call = births::uring_call(event.opcode);
-        self.birth(event.result, event.header.ts_ns, RowKey::Stack(stack), source, Some(call), false);
+        self.birth(
+            event.result,
+            event.header.ts_ns,
+            RowKey::Stack(stack),
+            source,
+            Some(call),
+            false,
+        );
     }
 
     /// The process replaced its program: descriptors marked close-on-exec are gone. Which, the next scan shows;

@@ -51,7 +51,13 @@ fn closing(ts_ns: u64, first: u32, last: u32, flags: u32) -> FdClose {
 }
 
 fn uring(ts_ns: u64, opcode: u32, result: i32) -> FdUring {
-    FdUring { header: header(TGID, ts_ns), opcode, result, reserved: 0, request: 1 }
+    FdUring {
+        header: header(TGID, ts_ns),
+        opcode,
+        result,
+        reserved: 0,
+        request: 1,
+    }
 }
 
 fn entry(fd: i32, kind: FdKind, inode: Option<u64>) -> FdEntry {
