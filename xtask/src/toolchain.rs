@@ -15,7 +15,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{apt, shell};
 
@@ -235,10 +235,12 @@ fn cargo_home() -> Option<PathBuf> {
 }
 
 fn install_compiler() -> Result<()> {
-    apt::install(&["rustc-web", "rust-web-src", "rust-web-clippy"]).context(
-        "no compiler has the sources of core. With rustup: \
-         rustup toolchain install nightly --profile minimal --component rust-src --component clippy",
-    )
+    apt::install(&["rustc-web", "rust-web-src", "rust-web-clippy"]).map_err(|error| {
+        anyhow!(
+            "no compiler here has the sources of core: {error:#}. \
+             Or with rustup: rustup toolchain install nightly --component rust-src --component clippy"
+        )
+    })
 }
 
 /// The bpf-linker of the cache, built if it is not there; else one on PATH.
