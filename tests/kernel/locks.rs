@@ -338,6 +338,9 @@ fn java_monitors_wait_as_long_as_java_says() {
     );
 }
 
+/// Workers of `pool.c`.
+const WORKERS: u64 = 8;
+
 /// Eight workers without work sleep on a condition variable: that is idleness, never contention.
 #[test]
 fn idle_pool_is_no_contention() {
@@ -352,10 +355,11 @@ fn idle_pool_is_no_contention() {
         .collect();
     assert!(contended.is_empty(), "contended: {}", all_locks(&report));
     let pool = locks_awaited_in(&report, &["pthread_cond_wait", "wait_for_job", "pool_worker"]);
-    assert_eq!(
-        pool.iter().map(|lock| lock.waits).sum::<u64>(),
-        truth.get("jobs"),
-        "{}",
+    // Each worker's first sleep began before tracing: it has no length and is not counted.
+    let (waits, jobs) = (pool.iter().map(|lock| lock.waits).sum::<u64>(), truth.get("jobs"));
+    assert!(
+        (jobs - WORKERS..=jobs).contains(&waits),
+        "{waits} waits for {jobs} jobs: {}",
         all_locks(&report)
     );
     assert!(pool.iter().all(|lock| lock.kind == LockKind::Cond));

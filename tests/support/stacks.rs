@@ -13,13 +13,23 @@ const ROOTS: [&str; 7] = [
     "start_thread",
 ];
 
-/// Whether `function`, as shown with its namespace and arguments, is `name`, leading underscores aside.
+/// Whether `function`, as shown with its namespace and arguments, is `name`, leading underscores aside. With glibc's debug
+/// symbols installed its functions have their internal names (`__GI___pthread_mutex_unlock_usercnt`,
+/// `__pthread_mutex_clocklock_common`): for them the beginning decides, and a timed lock may be either of its two calls.
 fn is_function(function: &str, name: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
-    let name = name.trim_start_matches('_');
-    function
-        .split(|c| !word(c))
-        .any(|part| part.trim_start_matches('_') == name)
+    let bare = |part: &str| {
+        part.trim_start_matches('_')
+            .trim_start_matches("GI_")
+            .trim_start_matches('_')
+            .to_owned()
+    };
+    let names = [bare(name), bare(name).replace("timedlock", "clocklock")];
+    function.split(|c| !word(c)).map(bare).any(|part| {
+        names
+            .iter()
+            .any(|name| part == *name || name.starts_with("pthread_") && part.starts_with(name.as_str()))
+    })
 }
 
 fn frames<'a>(report: &'a Report, id: Option<&str>) -> &'a [StackFrame] {

@@ -71,7 +71,9 @@ fn evidence(entries: &[(&str, Value)]) -> BTreeMap<String, Value> {
 }
 
 /// Confidence from which a series that grows is called a leak in a finding.
-const LEAK_CONFIDENCE: f64 = 0.5;
+const LEAK_CONFIDENCE: f64 = 0.25;
+/// Confidence from which it is what probably hurts.
+const SURE: f64 = 0.45;
 const HOUR_NS: u64 = 3_600_000_000_000;
 
 fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
@@ -96,7 +98,11 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         };
         found.push(Finding {
             id: "fd.leak".into(),
-            severity: if soon { Severity::Critical } else { Severity::High },
+            severity: match (row.confidence >= SURE, soon) {
+                (true, true) => Severity::Critical,
+                (true, false) => Severity::High,
+                (false, _) => Severity::Medium,
+            },
             confidence: row.confidence,
             title: format!(
                 "{function} leaks descriptors ({kind}): {} of {} it opened are still open, {:+.1}/s",

@@ -64,6 +64,7 @@ impl Locks {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Member<'a> {
     key: &'a Key,
     row: &'a Row,
@@ -222,7 +223,7 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> (Lock,
             *tgid,
             *kind,
             Some(*base),
-            Some(name_word(*tgid, *base, first.map(|m| m.key.stack), names)),
+            Some(name_word(*tgid, *base, first.copied(), names)),
         ),
         Group::Code {
             tgid, kind, caller, ..
@@ -262,7 +263,13 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> (Lock,
 }
 
 /// A global by its symbol, else the mapping and offset, else where memory came from and who waited first.
-fn name_word(tgid: u32, address: u64, stack: Option<StackId>, names: &mut Names<'_>) -> String {
+fn name_word(tgid: u32, address: u64, member: Option<Member<'_>>, names: &mut Names<'_>) -> String {
+    let stack = member.map(|member| member.key.stack);
+    // Words inside an object of several: the object is the lock.
+    let inside = match member.map(|member| member.class.identity) {
+        Some(Identity::Word(span)) => span,
+        _ => 0,
+    };
     let waited = |names: &mut Names<'_>| {
         let frames = names.frames(stack.unwrap_or(StackId::NONE));
         app_function(frames)
@@ -270,7 +277,7 @@ fn name_word(tgid: u32, address: u64, stack: Option<StackId>, names: &mut Names<
             .map_or_else(String::new, |function| format!(", waited for in {function}"))
     };
     match names.describe(tgid, address) {
-        AddressKind::Symbol(symbol) if symbol.offset == 0 => symbol.name,
+        AddressKind::Symbol(symbol) if symbol.offset <= inside => symbol.name,
         AddressKind::Symbol(symbol) => format!("{}+{:#x}", symbol.name, symbol.offset),
         AddressKind::Module { path, offset } => format!("{}+{offset:#x}{}", basename(&path), waited(names)),
         AddressKind::Heap => format!("heap{}", waited(names)),

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
     name = "ctrace",
     version,
     args_conflicts_with_subcommands = true,
+    args_override_self = true,
     max_term_width = 100
 )]
 #[command(after_help = "EXAMPLES:

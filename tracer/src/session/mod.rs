@@ -77,10 +77,10 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
     let mut interval = every(tracing.options.interval.unwrap_or(far));
     let end = tokio::time::sleep(tracing.options.duration.unwrap_or(far));
     tokio::pin!(end);
-    output.say(tracing.ready_line());
     if let Some(child) = &mut child {
         child.go()?;
     }
+    output.say(tracing.ready_line());
     loop {
         tokio::select! {
             biased;

@@ -79,6 +79,7 @@ impl Tracing {
             if options.collectors.fds {
                 pipeline.fds.insert(held.pid, seeded(held.pid));
             }
+            pipeline.stacks.prime(held.pid);
             targets.push(Traced {
                 described: target::describe(held.pid),
                 held,
@@ -165,10 +166,32 @@ impl Tracing {
         for table in self.pipeline.fds.values_mut() {
             table.snapshot(now);
         }
-        for traced in self.targets.iter_mut().filter(|traced| !traced.exited) {
-            if traced.held.has_exited() {
+        let ended: Vec<bool> = self
+            .targets
+            .iter()
+            .map(|traced| traced.held.has_exited())
+            .collect();
+        if ended
+            .iter()
+            .zip(&self.targets)
+            .any(|(ended, traced)| *ended && !traced.exited)
+        {
+            // Its last records come before its end.
+            self.drain();
+        }
+        for (traced, ended) in self
+            .targets
+            .iter_mut()
+            .zip(ended)
+            .filter(|(traced, _)| !traced.exited)
+        {
+            if ended {
                 traced.exited = true;
                 traced.described.exited = true;
+                if let Some(table) = self.pipeline.fds.get_mut(&traced.held.pid) {
+                    table.on_process_exit(now);
+                }
+                self.pipeline.stacks.process_exit(traced.held.pid);
             } else if let Ok(stat) = target::Stat::of(traced.held.pid) {
                 traced.described.threads = stat.threads;
             }
@@ -304,7 +327,7 @@ impl Tracing {
             + self.pipeline.threads.folded()
             + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();
         let mut losses = Losses {
-            ring_full: at(counter::RING_FULL) + at(counter::FD_RING_FULL),
+            ring_full: at(counter::RING_FULL),
             fd_ring_full: at(counter::FD_RING_FULL),
             map_full: at(counter::MAP_FULL),
             stack_failed: stack_failed_by.values().sum(),
@@ -319,6 +342,7 @@ impl Tracing {
             complete: true,
         };
         losses.complete = losses.ring_full == 0
+            && losses.fd_ring_full == 0
             && losses.map_full == 0
             && losses.stack_pending == 0
             && losses.unmatched == 0

@@ -185,6 +185,17 @@ impl Stacks {
         (id, end)
     }
 
+    /// Reads a process's mappings and opens its files now: it may end before its first stack is unwound.
+    pub fn prime(&mut self, tgid: u32) {
+        let Self {
+            spaces,
+            modules,
+            failures,
+            ..
+        } = self;
+        spaces.entry(tgid).or_default().prime(tgid, modules, failures);
+    }
+
     /// A process runs another program now.
     pub fn process_exec(&mut self, tgid: u32) {
         self.spaces.insert(tgid, Space::default());

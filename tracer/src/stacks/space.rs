@@ -77,6 +77,16 @@ impl Space {
         self.code.clear();
     }
 
+    /// Reads the mappings and opens the files of all code now, while the process surely lives.
+    pub(super) fn prime(&mut self, tgid: u32, modules: &mut Modules, failures: &mut Failures) {
+        self.refresh(tgid, failures);
+        for at in 0..self.maps.len() {
+            if self.maps.get(at).is_some_and(|map| map.exec) {
+                self.module(tgid, at, modules, failures);
+            }
+        }
+    }
+
     /// What lies at `address`.
     pub(super) fn code(
         &mut self,

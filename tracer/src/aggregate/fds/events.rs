@@ -130,6 +130,15 @@ impl FdTable {
         self.other_threads = false;
     }
 
+    /// The process ended: the kernel has closed everything.
+    pub fn on_process_exit(&mut self, ts_ns: u64) {
+        let open: Vec<i32> = self.live.keys().copied().collect();
+        for fd in open {
+            self.death(fd, ts_ns);
+        }
+        self.kernel_open = Some(0);
+    }
+
     /// A thread ended; its number may be given to another.
     pub fn on_thread_exit(&mut self, tid: u32) {
         self.private.remove(&tid);

@@ -92,7 +92,7 @@ impl View<'_> {
         for &(n, what, meaning) in causes.iter().take(most) {
             lines.push(self.page.line(2, &format!("{} {what} ({meaning})", count(n))));
         }
-        if causes.len() > 1 {
+        if causes.len() > most {
             lines.push(
                 self.page
                     .line(2, &format!("… {} more below", causes.len() - most)),
