@@ -10,9 +10,9 @@ mod page;
 mod screen;
 mod stack;
 mod threads;
-mod units;
 
 use super::model::{Lock, Report, StackFrame, StackKey};
+use super::units::GLUE;
 use page::Page;
 
 /// How to render.
@@ -57,7 +57,7 @@ pub fn render(report: &Report, options: &TextOptions) -> String {
             lines.extend(section);
         }
     }
-    let mut text = lines.join("\n").replace(units::GLUE, " ");
+    let mut text = lines.join("\n").replace(GLUE, " ");
     text.push('\n');
     text
 }

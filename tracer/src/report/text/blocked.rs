@@ -6,8 +6,8 @@ use super::View;
 use super::escape::{clean, name};
 use super::page::Column;
 use super::screen::word;
-use super::units::{count, counted, distribution, time};
 use crate::report::model::{Blocked, Reason, StackKey, WaitingNow};
+use crate::report::units::{count, counted, distribution, time};
 
 /// Kernel frames in one line, at most.
 const KERNEL: usize = 8;

@@ -4,8 +4,8 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::word;
-use super::units::{count, counted, distribution, percent, time};
 use crate::report::model::{FdExample, FdStack, Fds, Verdict};
+use crate::report::units::{count, counted, distribution, percent, time};
 
 /// Whether a row may be a leak: it grows, or would be called growing but for what was lost.
 pub(super) fn is_suspect(row: &FdStack) -> bool {

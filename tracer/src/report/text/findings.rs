@@ -4,8 +4,8 @@ use super::View;
 use super::escape::{clean, head, name};
 use super::page::{Column, Tone};
 use super::screen::word;
-use super::units::{bytes, count, percent, rate};
 use crate::report::model::{Finding, Severity};
+use crate::report::units::{bytes, count, percent, rate};
 
 const SEVERITY: usize = 10;
 

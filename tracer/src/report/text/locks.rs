@@ -4,8 +4,8 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::kind;
-use super::units::{count, counted, distribution, modes, p99_cell, percent, time};
 use crate::report::model::{Lock, Outcomes, StackKey};
+use crate::report::units::{count, counted, distribution, modes, p99_cell, percent, time};
 
 /// Stacks of one lock and side, at most.
 const STACKS: usize = 5;

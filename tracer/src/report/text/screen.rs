@@ -4,8 +4,8 @@ use super::View;
 use super::escape::{clean, name};
 use super::fds::is_suspect;
 use super::page::Tone;
-use super::units::{GLUE, bytes, count, counted, p99, percent, share, time};
 use crate::report::model::{LockKind, Reason, Target, ThreadTime, Time};
+use crate::report::units::{GLUE, bytes, count, counted, p99, percent, share, time};
 
 /// Lines of the first screen.
 pub(super) const SCREEN: usize = 24;

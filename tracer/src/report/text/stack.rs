@@ -2,9 +2,9 @@
 
 use super::View;
 use super::escape::{clean, cut, name};
-use super::units::counted;
 use crate::report::frames::{app_index, basename, is_app};
 use crate::report::model::{StackFrame, StackKey};
+use crate::report::units::counted;
 
 /// Frames of one stack, at most.
 const FRAMES: usize = 30;

@@ -4,7 +4,7 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::word;
-use super::units::{count, p99_cell, percent, share, time};
+use crate::report::units::{count, p99_cell, percent, share, time};
 
 impl View<'_> {
     pub(super) fn thread_details(&self) -> Vec<String> {

@@ -5,7 +5,7 @@
 use crate::report::model::{Hist, Mode};
 
 /// A no-break space. The renderer makes it a space at the end; none comes from the target, as it is escaped there.
-pub(super) const GLUE: char = '\u{a0}';
+pub(crate) const GLUE: char = '\u{a0}';
 
 /// Under this many samples a 99th percentile is shown with its interval.
 const FEW: u64 = 1000;
@@ -49,13 +49,13 @@ fn in_unit(ns: u64, unit: (f64, &str)) -> String {
 }
 
 /// `20.3 ms`.
-pub(super) fn time(ns: u64) -> String {
+pub(crate) fn time(ns: u64) -> String {
     let unit = unit(ns);
     format!("{}{GLUE}{}", in_unit(ns, unit), unit.1)
 }
 
 /// `12,345`.
-pub(super) fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     let plain = n.to_string();
     let mut out = String::new();
     for (i, digit) in plain.chars().enumerate() {
@@ -68,12 +68,12 @@ pub(super) fn count(n: u64) -> String {
 }
 
 /// `1 wait`, `2 waits`.
-pub(super) fn counted(n: u64, one: &str) -> String {
+pub(crate) fn counted(n: u64, one: &str) -> String {
     format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// `12 %`, `1.8 %`, `< 0.1 %`.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     match share * 100.0 {
         p if p <= 0.0 => format!("0{GLUE}%"),
         p if p < 0.1 => format!("<{GLUE}0.1{GLUE}%"),
@@ -84,7 +84,7 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// `part` of `whole`, 0 when there is none.
-pub(super) fn share(part: u64, whole: u64) -> f64 {
+pub(crate) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0
     } else {
@@ -93,7 +93,7 @@ pub(super) fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// `38.2 MB`.
-pub(super) fn bytes(n: f64) -> String {
+pub(crate) fn bytes(n: f64) -> String {
     let (size, name) = match n.abs() {
         b if b < 999.5 => return format!("{n:.0}{GLUE}B"),
         b if b < 999.5e3 => (1e3, "kB"),
@@ -104,7 +104,7 @@ pub(super) fn bytes(n: f64) -> String {
 }
 
 /// `+4.10`.
-pub(super) fn rate(per_s: f64) -> String {
+pub(crate) fn rate(per_s: f64) -> String {
     let sign = if per_s > 0.0 { "+" } else { "" };
     if per_s == 0.0 {
         "0".to_owned()
@@ -123,7 +123,7 @@ fn range(hist: &Hist) -> Option<String> {
 }
 
 /// `20.3 ms`, and under 1,000 samples `20.3 ms (19.8–20.9)`: for a table that has the samples in another column.
-pub(super) fn p99_cell(hist: &Hist) -> String {
+pub(crate) fn p99_cell(hist: &Hist) -> String {
     if hist.count == 0 {
         return "-".to_owned();
     }
@@ -134,7 +134,7 @@ pub(super) fn p99_cell(hist: &Hist) -> String {
 }
 
 /// `p99 20.3 ms`, and under 1,000 samples `p99 20.3 ms (n=23, 19.8–20.9)`.
-pub(super) fn p99(hist: &Hist) -> String {
+pub(crate) fn p99(hist: &Hist) -> String {
     let range = range(hist).map_or_else(String::new, |range| {
         format!("{GLUE}(n={},{GLUE}{range})", hist.count)
     });
@@ -142,7 +142,7 @@ pub(super) fn p99(hist: &Hist) -> String {
 }
 
 /// A distribution in one line; no mean, which would hide the tail.
-pub(super) fn distribution(hist: &Hist) -> String {
+pub(crate) fn distribution(hist: &Hist) -> String {
     if hist.count == 0 {
         return "no samples".to_owned();
     }
@@ -164,7 +164,7 @@ pub(super) fn distribution(hist: &Hist) -> String {
 }
 
 /// `two populations: 92 % around 12.0 ms, 8.0 % around 797 ms`.
-pub(super) fn modes(modes: &[Mode]) -> Option<String> {
+pub(crate) fn modes(modes: &[Mode]) -> Option<String> {
     let number = match modes.len() {
         0 | 1 => return None,
         2 => "two".to_owned(),
