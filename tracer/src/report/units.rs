@@ -54,6 +54,16 @@ pub(crate) fn time(ns: u64) -> String {
     format!("{}{GLUE}{}", in_unit(ns, unit), unit.1)
 }
 
+/// [`time`] with an ordinary space, for text that leaves the renderer.
+pub(crate) fn duration(ns: u64) -> String {
+    plain(&time(ns))
+}
+
+/// `text` with ordinary spaces in place of [`GLUE`].
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(GLUE, " ")
+}
+
 /// `12,345`.
 pub(crate) fn count(n: u64) -> String {
     let plain = n.to_string();
@@ -141,6 +151,15 @@ pub(crate) fn p99(hist: &Hist) -> String {
     format!("p99{GLUE}{}{range}", time(hist.p99_ns))
 }
 
+/// What matters of a distribution: the middle, the tail and the worst.
+pub(crate) fn tail(hist: &Hist) -> String {
+    if hist.count == 0 {
+        return "no samples".to_owned();
+    }
+    let (p50, max) = (time(hist.p50_ns), time(hist.max_ns));
+    format!("p50{GLUE}{p50}, {}, max{GLUE}{max}", p99(hist))
+}
+
 /// A distribution in one line; no mean, which would hide the tail.
 pub(crate) fn distribution(hist: &Hist) -> String {
     if hist.count == 0 {
@@ -197,18 +216,18 @@ mod tests {
             (u64::MAX, "213504 d"),
         ];
         for (ns, text) in times {
-            assert_eq!(time(ns).replace(GLUE, " "), text);
+            assert_eq!(duration(ns), text);
         }
         assert_eq!(
             [count(7), count(1234), count(1_234_567)],
             ["7", "1,234", "1,234,567"]
         );
         assert_eq!(
-            [12.0, 38_200_000.0, -4e9].map(|n| bytes(n).replace(GLUE, " ")),
+            [12.0, 38_200_000.0, -4e9].map(|n| plain(&bytes(n))),
             ["12 B", "38.2 MB", "-4.00 GB"]
         );
         assert_eq!([rate(4.1), rate(0.0), rate(-12.34)], ["+4.10", "0", "-12.3"]);
-        let shares = [0.0, 0.0004, 0.018, 0.5, 0.993, 1.0].map(|part| percent(part).replace(GLUE, " "));
+        let shares = [0.0, 0.0004, 0.018, 0.5, 0.993, 1.0].map(|part| plain(&percent(part)));
         assert_eq!(shares, ["0 %", "< 0.1 %", "1.8 %", "50 %", "99.3 %", "100 %"]);
     }
 }
