@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::{locks::Locks, names::Names};
 use crate::report::{
-    frames::app_function,
+    frames::{app_function, cut},
     model::{FdKind, Fds, Finding, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time, Verdict},
+    units::{count, duration, percent, plain},
 };
 
 /// What the diagnoses look at.
@@ -48,6 +49,9 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     });
     found
 }
+
+/// Columns of the function or lock that a title begins with: the rest of it must fit a screen.
+const SUBJECT: usize = 32;
 
 /// The application's function in a stack, and the call that leads to it.
 fn function(names: &mut Names<'_>, stack: Option<&StackKey>) -> String {
@@ -90,10 +94,9 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             .unwrap_or_default();
         let soon = fds.time_to_limit_ns.is_some_and(|ns| ns < HOUR_NS);
         let limit = match (fds.time_to_limit_ns, fds.limit) {
-            (Some(ns), Some(limit)) => format!(
-                "; at this rate the limit of {limit} is reached in {}",
-                humantime::format_duration(std::time::Duration::from_secs(ns / 1_000_000_000))
-            ),
+            (Some(ns), Some(limit)) => {
+                format!("; the limit of {} is reached in {}", count(limit), duration(ns))
+            }
             _ => String::new(),
         };
         found.push(Finding {
@@ -105,12 +108,16 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             },
             confidence: row.confidence,
             title: format!(
-                "{function} leaks descriptors ({kind}): {} of {} it opened are still open, {:+.1}/s",
-                row.live, row.opened, row.growth_per_s
+                "{} leaks descriptors ({kind}): {} of {} still open, {:+.1}/s",
+                cut(&function, SUBJECT),
+                count(row.live),
+                count(row.opened),
+                row.growth_per_s
             ),
             detail: format!(
-                "{} opened, {} closed, {} open now, growing all the time{limit}",
-                row.opened, row.closed, row.live
+                "{} opened, {} closed, growing all the time{limit}",
+                count(row.opened),
+                count(row.closed)
             ),
             evidence: evidence(&[
                 ("opened", json!(row.opened)),
@@ -143,7 +150,11 @@ fn near_limit(fds: &Fds, found: &mut Vec<Finding>) {
         id: "fd.limit".into(),
         severity: Severity::High,
         confidence: 1.0,
-        title: format!("{} of {limit} descriptors are in use", fds.open_at_end),
+        title: format!(
+            "{} of {} descriptors are in use",
+            count(fds.open_at_end),
+            count(limit)
+        ),
         detail: "When none is left, open, accept and connect fail with EMFILE.".into(),
         evidence: evidence(&[("open", json!(fds.open_at_end)), ("limit", json!(limit))]),
         remedy: "Raise the limit (LimitNOFILE=, ulimit -n) to gain time, and look at who holds them.".into(),
@@ -185,6 +196,12 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
     } else {
         return;
     };
+    let (total, window) = (duration(lock.wait.total_ns), duration(window_ns));
+    let took = if share < 1.0 {
+        format!("took {total} of {window} ({})", plain(&percent(share)))
+    } else {
+        format!("took {total} in {window} ({share:.1} threads waiting on average)")
+    };
     let name = lock
         .name
         .clone()
@@ -199,20 +216,15 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
         .first()
         .map(|waker| function(names, waker.stack.as_ref()));
     let released = waker.map_or_else(String::new, |waker| format!(", released by {waker}"));
-    let time = |ns: u64| humantime::format_duration(std::time::Duration::from_micros(ns / 1000)).to_string();
     found.push(Finding {
         id: "lock.contended".into(),
         severity,
         confidence: if lock.waits >= 1000 { 0.95 } else { 0.8 },
-        title: format!(
-            "{name}: {} waits, {:.1} threads waiting at any time; waited for in {waiter}{released}",
-            lock.waits, share
-        ),
+        title: format!("{}: {} waits {took}", cut(&name, SUBJECT), count(lock.waits)),
         detail: format!(
-            "p50 {}, p99 {}, longest {}",
-            time(p50),
-            time(p99),
-            time(lock.wait.max_ns)
+            "waited for in {waiter}{released}; p50 {}, p99 {}",
+            duration(p50),
+            duration(p99)
         ),
         evidence: evidence(&[
             ("waits", json!(lock.waits)),
@@ -293,7 +305,8 @@ fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Fi
         ),
         detail: format!(
             "{} times after losing the CPU, {} times after waking up",
-            run_queue.preempted, run_queue.woken
+            count(run_queue.preempted),
+            count(run_queue.woken)
         ),
         evidence: evidence(&[
             ("runnable_ns", json!(time.runnable_ns)),

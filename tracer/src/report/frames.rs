@@ -83,7 +83,8 @@ pub(crate) fn app_index(stack: &[StackFrame]) -> usize {
 pub(crate) fn is_app(frame: &StackFrame) -> bool {
     let file = frame.module.as_deref().map_or("", basename);
     let name = frame.function.as_deref().map_or("", bare);
-    !LIBRARIES.iter().any(|library| file.starts_with(library))
+    name != "_start"
+        && !LIBRARIES.iter().any(|library| file.starts_with(library))
         && !WRAPPERS.iter().any(|wrapper| name.starts_with(wrapper))
         && !is_go_sync(name)
 }
@@ -109,6 +110,21 @@ fn is_go_sync(name: &str) -> bool {
     ]
     .iter()
     .any(|prefix| name.starts_with(prefix))
+}
+
+/// At most `max` characters: both ends, with `…` between them.
+pub(crate) fn cut(text: &str, max: usize) -> String {
+    let count = text.chars().count();
+    if count <= max {
+        return text.to_owned();
+    }
+    let tail = max.saturating_sub(1) / 2;
+    let head = max.saturating_sub(1) - tail;
+    text.chars()
+        .take(head)
+        .chain(['…'])
+        .chain(text.chars().skip(count - tail))
+        .collect()
 }
 
 #[cfg(test)]

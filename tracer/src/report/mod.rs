@@ -6,6 +6,7 @@ pub mod model;
 pub mod schema;
 pub mod text;
 pub mod time;
+pub(crate) mod units;
 pub mod write;
 
 #[cfg(test)]

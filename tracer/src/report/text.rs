@@ -10,9 +10,9 @@ mod page;
 mod screen;
 mod stack;
 mod threads;
-mod units;
 
 use super::model::{Lock, Report, StackFrame, StackKey};
+use super::units::{GLUE, counted};
 use page::Page;
 
 /// How to render.
@@ -24,13 +24,13 @@ pub struct TextOptions {
     pub color: bool,
     /// Rows per table.
     pub top: usize,
-    /// Remedies on the first screen, evidence, thread tables and probes.
+    /// Every frame, distribution and example; remedies on the first screen, evidence, run queues, probes.
     pub verbose: bool,
 }
 
 /// Renders a report as text.
 ///
-/// The first screen fits 24 lines. No character of the target's choice reaches the terminal as a control: what is not
+/// The first screen fits 24 lines, and the details without `verbose` a few more. No character of the target's choice reaches the terminal as a control: what is not
 /// printable is escaped.
 #[must_use]
 pub fn render(report: &Report, options: &TextOptions) -> String {
@@ -39,9 +39,9 @@ pub fn render(report: &Report, options: &TextOptions) -> String {
         options,
         page: Page::new(options.width, options.color),
     };
-    let mut lines = view.screen();
+    let (mut lines, shown) = view.screen();
     for section in [
-        view.finding_details(),
+        view.finding_details(shown),
         view.deadlock_details(),
         view.lock_details(),
         view.fd_details(),
@@ -57,10 +57,17 @@ pub fn render(report: &Report, options: &TextOptions) -> String {
             lines.extend(section);
         }
     }
-    let mut text = lines.join("\n").replace(units::GLUE, " ");
+    if !options.verbose {
+        lines.push(String::new());
+        lines.push(view.page.line(0, MORE));
+    }
+    let mut text = lines.join("\n").replace(GLUE, " ");
     text.push('\n');
     text
 }
+
+/// What the short report leaves out.
+const MORE: &str = "-v adds whole stacks, distributions, run queues and probes; the JSON has every row.";
 
 /// A report and how to show it; the sections are its methods, each giving finished lines.
 struct View<'a> {
@@ -80,6 +87,13 @@ impl<'a> View<'a> {
             .get(key?)
             .map(Vec::as_slice)
             .filter(|frames| !frames.is_empty())
+    }
+
+    /// `… 3 more locks in the JSON`, when there are more than are `shown`.
+    fn rest(&self, indent: usize, all: usize, shown: usize, one: &str) -> Option<String> {
+        let more = all.checked_sub(shown).filter(|&more| more > 0)?;
+        let text = format!("… {} in the JSON", counted(more as u64, &format!("more {one}")));
+        Some(self.page.line(indent, &text))
     }
 
     fn lock(&self, id: &str) -> Option<&'a Lock> {

@@ -6,47 +6,140 @@ use super::View;
 use super::escape::{clean, name};
 use super::page::Column;
 use super::screen::word;
-use super::units::{count, counted, distribution, time};
+use super::threads::thread;
 use crate::report::model::{Blocked, Reason, StackKey, WaitingNow};
+use crate::report::units::{count, counted, distribution, share, time};
 
 /// Kernel frames in one line, at most.
 const KERNEL: usize = 8;
 
+/// Stacks of a reason, and what of its time one must have, for one who does not ask for all.
+const FEW: usize = 3;
+const WORTH: f64 = 0.01;
+
+/// Several rows together.
+struct Sums {
+    count: u64,
+    total_ns: u64,
+    max_ns: u64,
+}
+
+impl Sums {
+    fn of(rows: &[&Blocked]) -> Self {
+        Self {
+            count: rows.iter().map(|row| row.count).sum(),
+            total_ns: rows.iter().map(|row| row.total_ns).sum(),
+            max_ns: rows.iter().map(|row| row.max_ns).max().unwrap_or(0),
+        }
+    }
+}
+
+fn kernel_chain(frames: &[String]) -> String {
+    let frames: Vec<String> = frames.iter().take(KERNEL).map(|frame| clean(frame)).collect();
+    frames.join(" ← ")
+}
+
 impl View<'_> {
     pub(super) fn blocked_details(&self) -> Vec<String> {
+        let reasons = self.by_reason();
+        if reasons.is_empty() {
+            return Vec::new();
+        }
+        if !self.options.verbose {
+            return self.blocked_table(&reasons);
+        }
+        let mut lines = vec![self.page.heading("Blocked, by reason")];
+        for (reason, rows) in reasons {
+            let sums = Sums::of(&rows);
+            let heading = format!(
+                "{}: {}, {}, longest {}",
+                word(&reason),
+                counted(sums.count, "sleep"),
+                time(sums.total_ns),
+                time(sums.max_ns)
+            );
+            lines.push(self.page.line(2, &heading));
+            for row in rows.iter().take(self.top()) {
+                lines.extend(self.one_blocked(row));
+            }
+            lines.extend(self.rest(4, rows.len(), self.top(), "stack"));
+        }
+        lines
+    }
+
+    /// The reasons and the stacks of each, longest total first.
+    fn by_reason(&self) -> Vec<(Reason, Vec<&Blocked>)> {
         let rows = self.report.blocked.as_deref().unwrap_or_default();
         let mut by_reason: BTreeMap<Reason, Vec<&Blocked>> = BTreeMap::new();
         for row in rows {
             by_reason.entry(row.reason).or_default().push(row);
         }
         let mut reasons: Vec<(Reason, Vec<&Blocked>)> = by_reason.into_iter().collect();
-        let total = |rows: &[&Blocked]| rows.iter().map(|row| row.total_ns).sum::<u64>();
-        reasons.sort_by_key(|(_, rows)| std::cmp::Reverse(total(rows)));
-        let mut lines = Vec::new();
-        if !reasons.is_empty() {
-            lines.push(self.page.heading("Blocked, by reason"));
-        }
-        for (reason, mut rows) in reasons {
+        for (_, rows) in &mut reasons {
             rows.sort_by_key(|row| std::cmp::Reverse(row.total_ns));
-            let sleeps = rows.iter().map(|row| row.count).sum();
-            let longest = rows.iter().map(|row| row.max_ns).max().unwrap_or(0);
-            let heading = format!(
-                "{}: {}, {}, longest {}",
-                word(&reason),
-                counted(sleeps, "sleep"),
-                time(total(&rows)),
-                time(longest)
-            );
-            lines.push(self.page.line(2, &heading));
-            for row in rows.iter().take(self.top()) {
-                lines.extend(self.one_blocked(row));
-            }
-            if rows.len() > self.top() {
-                let rest = counted((rows.len() - self.top()) as u64, "more stack");
-                lines.push(self.page.line(4, &format!("… {rest} in the JSON")));
-            }
         }
-        lines
+        reasons.sort_by_key(|(_, rows)| std::cmp::Reverse(Sums::of(rows).total_ns));
+        reasons
+    }
+
+    /// A line for each reason, and one for each of its stacks that matters.
+    fn blocked_table(&self, reasons: &[(Reason, Vec<&Blocked>)]) -> Vec<String> {
+        let columns = [
+            Column::Word(""),
+            Column::Number("sleeps"),
+            Column::Number("total"),
+            Column::Number("p50"),
+            Column::Number("p99"),
+            Column::Number("max"),
+            Column::Text("in"),
+        ];
+        let mut cells = Vec::new();
+        for (reason, rows) in reasons {
+            if let [row] = rows[..] {
+                cells.push(self.blocked_cells(&word(reason), row));
+                continue;
+            }
+            let sums = Sums::of(rows);
+            let worth = |row: &&&Blocked| share(row.total_ns, sums.total_ns) >= WORTH;
+            let shown: Vec<&&Blocked> = rows.iter().filter(worth).take(FEW).collect();
+            let stacks = counted(rows.len() as u64, "stack");
+            let which = if shown.len() < rows.len() {
+                format!("{stacks}, {} shown", shown.len())
+            } else {
+                stacks
+            };
+            cells.push(vec![
+                word(reason),
+                count(sums.count),
+                time(sums.total_ns),
+                String::new(),
+                String::new(),
+                time(sums.max_ns),
+                which,
+            ]);
+            cells.extend(shown.into_iter().map(|row| self.blocked_cells("", row)));
+        }
+        self.page.table("Blocked, by reason", &columns, &cells)
+    }
+
+    fn blocked_cells(&self, reason: &str, row: &Blocked) -> Vec<String> {
+        let mut place = match (&row.stack, &row.kernel_stack) {
+            (None, Some(kernel)) => format!("kernel: {}", kernel_chain(kernel)),
+            _ => self.chain(row.stack.as_ref()),
+        };
+        if let Some(peer) = &row.peer {
+            // In front, where no cut of the chain reaches.
+            place = format!("({}) {place}", name(peer, 40));
+        }
+        vec![
+            reason.to_owned(),
+            count(row.count),
+            time(row.total_ns),
+            time(row.wait.p50_ns),
+            time(row.wait.p99_ns),
+            time(row.max_ns),
+            place,
+        ]
     }
 
     fn one_blocked(&self, row: &Blocked) -> Vec<String> {
@@ -63,8 +156,7 @@ impl View<'_> {
         let mut lines = self.page.wrap(4, &text);
         lines.extend(self.frames(8, row.stack.as_ref()));
         if let Some(kernel) = &row.kernel_stack {
-            let frames: Vec<String> = kernel.iter().take(KERNEL).map(|frame| clean(frame)).collect();
-            lines.extend(self.page.wrap(8, &format!("kernel: {}", frames.join(" ← "))));
+            lines.extend(self.page.wrap(8, &format!("kernel: {}", kernel_chain(kernel))));
         }
         lines
     }
@@ -79,38 +171,40 @@ impl View<'_> {
         }
         let mut rows: Vec<Vec<&WaitingNow>> = places.into_values().collect();
         rows.sort_by_key(|threads| std::cmp::Reverse(threads.len()));
+        let verbose = self.options.verbose;
         let cells: Vec<Vec<String>> = rows
             .iter()
             .take(self.top())
             .map(|threads| {
                 let first = threads[0];
-                let others = if threads.len() > 1 {
-                    format!(" + {}", threads.len() - 1)
-                } else {
-                    String::new()
+                let who = thread(&first.comm, first.tid);
+                let (who, number) = match threads.len() {
+                    1 => (who, verbose.then_some(1)),
+                    n if verbose => (format!("{who} + {}", n - 1), Some(n)),
+                    n => (counted(n as u64, "thread"), None),
                 };
                 let on = match (&first.lock, &first.address) {
                     (Some(id), _) => self.lock_name(id),
                     (None, Some(address)) => name(address, 20),
                     (None, None) => String::new(),
                 };
-                // One that slept before ctrace looked has slept longest.
-                let since = if threads.iter().any(|row| row.since_ns.is_none()) {
-                    "before tracing".to_owned()
+                let place = if verbose {
+                    self.app(first.stack.as_ref())
                 } else {
-                    threads
-                        .iter()
-                        .filter_map(|row| row.since_ns)
-                        .max()
-                        .map_or_else(String::new, time)
+                    self.chain(first.stack.as_ref())
                 };
                 vec![
-                    format!("{} ({}){others}", name(&first.comm, 24), first.tid),
-                    count(threads.len() as u64),
+                    who,
+                    number.map_or_else(String::new, |n| count(n as u64)),
                     word(&first.reason),
-                    on,
-                    since,
-                    self.app(first.stack.as_ref()),
+                    // A lock without a name is called by the place.
+                    if place.split(' ').next() == Some(&*on) && !verbose {
+                        String::new()
+                    } else {
+                        on
+                    },
+                    since(threads),
+                    place,
                 ]
             })
             .collect();
@@ -126,10 +220,17 @@ impl View<'_> {
             Column::Text("in"),
         ];
         let mut lines = self.page.table("Asleep at the end", &columns, &cells);
-        if rows.len() > self.top() {
-            let rest = counted((rows.len() - self.top()) as u64, "more place");
-            lines.push(self.page.line(2, &format!("… {rest} in the JSON")));
-        }
+        lines.extend(self.rest(2, rows.len(), self.top(), "place"));
         lines
     }
+}
+
+/// How long the one has slept that slept longest.
+fn since(threads: &[&WaitingNow]) -> String {
+    // One that slept before ctrace looked has slept longest.
+    if threads.iter().any(|row| row.since_ns.is_none()) {
+        return "before tracing".to_owned();
+    }
+    let longest = threads.iter().filter_map(|row| row.since_ns).max();
+    longest.map_or_else(String::new, time)
 }

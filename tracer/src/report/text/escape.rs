@@ -1,5 +1,7 @@
 //! Text of the target's choice, made harmless.
 
+pub(super) use crate::report::frames::cut;
+
 const HEX: [&str; 16] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f",
 ];
@@ -18,21 +20,6 @@ pub(super) fn clean(text: &str) -> String {
         }
     }
     out
-}
-
-/// At most `max` characters: both ends, with `…` between them.
-pub(super) fn cut(text: &str, max: usize) -> String {
-    let count = text.chars().count();
-    if count <= max {
-        return text.to_owned();
-    }
-    let tail = max.saturating_sub(1) / 2;
-    let head = max.saturating_sub(1) - tail;
-    text.chars()
-        .take(head)
-        .chain(['…'])
-        .chain(text.chars().skip(count - tail))
-        .collect()
 }
 
 /// At most `max` characters of prose: its beginning and `…`.

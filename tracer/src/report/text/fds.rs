@@ -4,8 +4,8 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::word;
-use super::units::{count, counted, distribution, percent, time};
 use crate::report::model::{FdExample, FdStack, Fds, Verdict};
+use crate::report::units::{count, counted, percent, time};
 
 /// Whether a row may be a leak: it grows, or would be called growing but for what was lost.
 pub(super) fn is_suspect(row: &FdStack) -> bool {
@@ -21,6 +21,12 @@ fn kinds(row: &FdStack) -> String {
     kinds.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
     let words: Vec<String> = kinds.iter().map(|(kind, _)| word(kind)).collect();
     words.join(" ")
+}
+
+/// Whether its stack is worth showing to one who does not ask for all.
+fn is_detailed(row: &FdStack) -> bool {
+    let accused = matches!(row.verdict, Verdict::Leaking | Verdict::Growing | Verdict::Pool);
+    accused || is_suspect(row) || (row.live > 0 && row.stack.is_some())
 }
 
 impl View<'_> {
@@ -66,22 +72,87 @@ impl View<'_> {
             return Vec::new();
         }
         let mut lines = vec![self.page.heading("Descriptors, by the stack that opened them")];
-        for row in fds.by_stack.iter().take(self.top()) {
+        for row in self.detailed_fds() {
             lines.extend(self.one_fd_stack(row));
         }
-        if fds.by_stack.len() > self.top() {
-            let rest = counted((fds.by_stack.len() - self.top()) as u64, "more stack");
-            lines.push(self.page.line(2, &format!("… {rest} in the JSON")));
+        if self.options.verbose {
+            lines.extend(self.rest(2, fds.by_stack.len(), self.top(), "stack"));
+        } else {
+            let detailed = fds.by_stack.iter().filter(|row| is_detailed(row)).count();
+            lines.extend(self.rest(2, detailed, self.top(), "stack"));
+            lines.extend(self.other_fds(fds));
         }
         lines.extend(self.unseen(fds));
         lines
     }
 
+    /// The rows that are told of with their stacks and examples.
+    pub(super) fn detailed_fds(&self) -> Vec<&FdStack> {
+        let all = self.report.fds.iter().flat_map(|fds| &fds.by_stack);
+        all.filter(|row| self.options.verbose || is_detailed(row))
+            .take(self.top())
+            .collect()
+    }
+
+    /// A line for each that is nothing to worry about; those that read the same are one.
+    fn other_fds(&self, fds: &Fds) -> Vec<String> {
+        let mut rows: Vec<([String; 3], [u64; 4])> = Vec::new();
+        for row in fds.by_stack.iter().filter(|row| !is_detailed(row)) {
+            let call = row
+                .call
+                .as_deref()
+                .map_or_else(String::new, |call| name(call, 16));
+            let words = [word(&row.verdict), call, self.origin(row)];
+            let numbers = [row.opened, row.closed, row.live, 1];
+            match rows.iter_mut().find(|(same, _)| *same == words) {
+                Some((_, sums)) => sums.iter_mut().zip(numbers).for_each(|(sum, n)| *sum += n),
+                None => rows.push((words, numbers)),
+            }
+        }
+        let cells: Vec<Vec<String>> = rows
+            .iter()
+            .take(self.top())
+            .map(|([verdict, call, origin], [opened, closed, live, stacks])| {
+                let numbers = format!(
+                    "{} opened, {} closed, {} live",
+                    count(*opened),
+                    count(*closed),
+                    count(*live)
+                );
+                let together = match stacks {
+                    1 => String::new(),
+                    n => counted(*n, "stack"),
+                };
+                let (verdict, call, origin) = (verdict.clone(), call.clone(), origin.clone());
+                vec![verdict, numbers, call, origin, together]
+            })
+            .collect();
+        let columns = [
+            Column::Word(""),
+            Column::Word(""),
+            Column::Word(""),
+            Column::Text(""),
+            Column::Word(""),
+        ];
+        let mut lines: Vec<String> = self
+            .page
+            .table("", &columns, &cells)
+            .into_iter()
+            .skip(1)
+            .collect();
+        lines.extend(self.rest(2, rows.len(), self.top(), "stack"));
+        lines
+    }
+
     fn one_fd_stack(&self, row: &FdStack) -> Vec<String> {
-        let call = row
+        let mut call = row
             .call
             .as_deref()
             .map_or_else(String::new, |call| format!(" by {}", name(call, 16)));
+        let kind = kinds(row);
+        if !self.options.verbose && row.kinds.len() == 1 && row.call.as_deref() != Some(&kind) {
+            call = format!(", {kind}{call}");
+        }
         let staircase = row
             .period_ns
             .map_or_else(String::new, |ns| format!(", in steps every {}", time(ns)));
@@ -101,11 +172,11 @@ impl View<'_> {
             .iter()
             .map(|(kind, n)| format!("{} {}", count(*n), word(kind)))
             .collect();
-        if !each.is_empty() {
+        if !each.is_empty() && (self.options.verbose || each.len() > 1) {
             lines.extend(self.page.wrap(4, &format!("kinds: {}", each.join(", "))));
         }
         if row.age.count > 0 {
-            lines.extend(self.page.wrap(4, &format!("age: {}", distribution(&row.age))));
+            lines.extend(self.page.wrap(4, &format!("age: {}", self.spread(&row.age))));
         }
         if row.stack.is_some() {
             lines.extend(self.frames(8, row.stack.as_ref()));
@@ -117,7 +188,13 @@ impl View<'_> {
     }
 
     fn examples(&self, examples: &[FdExample]) -> Vec<String> {
-        if examples.is_empty() {
+        // What closed meanwhile has no target, and tells nothing.
+        let verbose = self.options.verbose;
+        let told = examples
+            .iter()
+            .filter(|example| verbose || example.target.is_some());
+        let told: Vec<&FdExample> = told.take(if verbose { self.top() } else { EXAMPLES }).collect();
+        if told.is_empty() {
             return Vec::new();
         }
         let columns = [
@@ -127,9 +204,8 @@ impl View<'_> {
             Column::Word("state"),
             Column::Number("age"),
         ];
-        let cells: Vec<Vec<String>> = examples
+        let cells: Vec<Vec<String>> = told
             .iter()
-            .take(self.top())
             .map(|example| {
                 let end = |end: &Option<String>| end.as_deref().map(|end| name(end, NAME));
                 let ends = match (end(&example.local), end(&example.peer)) {
@@ -153,7 +229,7 @@ impl View<'_> {
                         .map_or_else(|| "?".to_owned(), |target| name(target, NAME)),
                     ends,
                     format!("{state}{unread}").trim_start().to_owned(),
-                    example.age_ns.map_or_else(|| "old".to_owned(), time),
+                    example.age_ns.map_or_else(|| "before tracing".to_owned(), time),
                 ]
             })
             .collect();
@@ -187,3 +263,5 @@ impl View<'_> {
 }
 
 const NAME: usize = 60;
+/// Examples of one stack, for one who does not ask for more.
+const EXAMPLES: usize = 3;

@@ -4,8 +4,8 @@ use super::View;
 use super::escape::{clean, head, name};
 use super::page::{Column, Tone};
 use super::screen::word;
-use super::units::{bytes, count, percent, rate};
 use crate::report::model::{Finding, Severity};
+use crate::report::units::{bytes, count, percent, rate};
 
 const SEVERITY: usize = 10;
 
@@ -49,8 +49,12 @@ impl View<'_> {
     }
 
     fn finding_title(&self, finding: &Finding) -> String {
+        self.severity_and(finding, &clean(&finding.title))
+    }
+
+    fn severity_and(&self, finding: &Finding, text: &str) -> String {
         let severity = format!("{:SEVERITY$}", word(&finding.severity).to_uppercase());
-        let title = head(&clean(&finding.title), self.page.width - SEVERITY - 2);
+        let title = head(text, self.page.width - SEVERITY - 2);
         format!(
             "  {}{}",
             self.page.paint(tone(finding.severity), &severity),
@@ -58,11 +62,21 @@ impl View<'_> {
         )
     }
 
-    pub(super) fn finding_details(&self) -> Vec<String> {
+    /// What to do about each; those that stand whole among the `shown` of the first screen are not told again.
+    pub(super) fn finding_details(&self, shown: usize) -> Vec<String> {
         if self.report.findings.is_empty() {
             return Vec::new();
         }
         let mut lines = vec![self.page.heading("Findings, and what to do")];
+        if !self.options.verbose {
+            let mut before = None;
+            for (at, finding) in self.report.findings.iter().take(self.top()).enumerate() {
+                lines.extend(self.one_finding(finding, at < shown, before));
+                before = Some(finding.remedy.as_str());
+            }
+            lines.extend(self.rest(2, self.report.findings.len(), self.top(), "finding"));
+            return lines;
+        }
         for finding in &self.report.findings {
             lines.push(self.finding_title(finding));
             lines.extend(self.page.wrap(4, &clean(&finding.detail)));
@@ -84,6 +98,51 @@ impl View<'_> {
             }
         }
         lines
+    }
+
+    fn one_finding(&self, finding: &Finding, shown: bool, remedy_before: Option<&str>) -> Vec<String> {
+        let room = self.page.width - SEVERITY - 2;
+        let (title, detail) = (clean(&finding.title), clean(&finding.detail));
+        let whole = title.chars().count() <= room && detail.chars().count() <= room;
+        let about = format!("{}, {} sure", name(&finding.id, 40), percent(finding.confidence));
+        let subject = match (&finding.lock, &finding.stack) {
+            (Some(lock), _) => format!("{}: ", self.lock_name(lock)),
+            (None, Some(stack)) => format!("{}: ", self.app(Some(stack))),
+            (None, None) => String::new(),
+        };
+        let mut lines = vec![self.severity_and(finding, &format!("{subject}{about}"))];
+        if !shown || !whole {
+            lines.extend(self.page.wrap(4, &format!("{title}; {detail}")));
+        }
+        let remedy = if remedy_before == Some(finding.remedy.as_str()) {
+            "as above".to_owned()
+        } else {
+            clean(&finding.remedy)
+        };
+        let told_at = self.told_at(finding);
+        let remedy = told_at.map_or_else(
+            || format!("→ {remedy}"),
+            |place| format!("→ {} (stacks: {place}, below)", remedy.trim_end_matches('.')),
+        );
+        lines.extend(self.page.wrap(4, &remedy));
+        if told_at.is_none() && finding.stack.is_some() {
+            lines.extend(self.frames(6, finding.stack.as_ref()));
+        }
+        lines
+    }
+
+    /// The section below in which the stack of the finding stands.
+    fn told_at(&self, finding: &Finding) -> Option<&'static str> {
+        if let Some(id) = &finding.lock {
+            let told = self.detailed_locks().iter().any(|lock| lock.id == *id);
+            return told.then_some("Locks");
+        }
+        let stack = finding.stack.as_ref()?;
+        let told = self
+            .detailed_fds()
+            .iter()
+            .any(|row| row.stack.as_ref() == Some(stack));
+        told.then_some("Descriptors")
     }
 
     pub(super) fn deadlock_details(&self) -> Vec<String> {

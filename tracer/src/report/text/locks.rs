@@ -4,11 +4,20 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::kind;
-use super::units::{count, counted, distribution, modes, p99_cell, percent, time};
-use crate::report::model::{Lock, Outcomes, StackKey};
+use crate::report::model::{Hist, Lock, Outcomes, StackKey};
+use crate::report::units::{count, counted, distribution, modes, p99_cell, percent, share, tail, time};
 
-/// Stacks of one lock and side, at most.
-const STACKS: usize = 5;
+/// Stacks of one lock that waited, and that woke or held, at most; fewer for one who does not ask for more.
+const STACKS: [usize; 2] = [5, 5];
+const FEW_STACKS: [usize; 2] = [3, 2];
+/// Of the time of all threads, what a lock is waited for that is worth more than a row of a table.
+const WORTH: f64 = 0.01;
+/// Locks told of when none is worth it.
+const FEW: usize = 3;
+/// Columns from which the table of the others has a median.
+const WIDE: usize = 100;
+/// Of the time waited for the lock, what was then waited for a CPU and is worth a line.
+const WORTH_QUEUE: f64 = 0.1;
 const NAME: usize = 40;
 
 impl View<'_> {
@@ -107,15 +116,81 @@ impl View<'_> {
         if !contended.is_empty() {
             lines.push(self.page.heading("Locks, by time waited for them"));
         }
-        for lock in contended.iter().take(self.top()) {
+        let detailed = self.detailed_locks();
+        for lock in &detailed {
             lines.extend(self.one_lock(lock));
         }
-        if contended.len() > self.top() {
-            let rest = counted((contended.len() - self.top()) as u64, "more lock");
-            lines.push(self.page.line(2, &format!("… {rest} in the JSON")));
-        }
+        let listed = contended.iter().take(self.top());
+        let others: Vec<&Lock> = listed
+            .filter(|lock| !detailed.iter().any(|told| std::ptr::eq(*told, **lock)))
+            .copied()
+            .collect();
+        lines.extend(self.other_locks(&others));
+        lines.extend(self.rest(2, contended.len(), self.top(), "lock"));
         lines.extend(self.idle_lines());
         lines
+    }
+
+    /// Those of the contended locks that are told of with their stacks.
+    pub(super) fn detailed_locks(&self) -> Vec<&Lock> {
+        let mut listed = self.contended();
+        listed.truncate(self.top());
+        if self.options.verbose {
+            return listed;
+        }
+        let all = self.thread_time_ns();
+        let worth = |lock: &&&Lock| share(lock.wait.total_ns, all) >= WORTH;
+        // They come longest first.
+        match listed.iter().filter(worth).count() {
+            0 => listed.truncate(FEW),
+            n => listed.truncate(n),
+        }
+        listed
+    }
+
+    /// A row for each, with its exact counts.
+    fn other_locks(&self, locks: &[&Lock]) -> Vec<String> {
+        if locks.is_empty() {
+            return Vec::new();
+        }
+        let columns = [
+            Column::Text(""),
+            Column::Text("kind"),
+            Column::Number("waits"),
+            Column::Number("total"),
+            Column::Number("p50"),
+            Column::Number("p99"),
+            Column::Number("max"),
+            Column::Number("woken"),
+            Column::Number("time-out"),
+            Column::Number("signal"),
+            Column::Number("unknown"),
+        ];
+        let row = |lock: &&Lock| {
+            let (wait, ended) = (&lock.wait, &lock.outcomes);
+            let some = |n: u64| if n > 0 { count(n) } else { String::new() };
+            // What does not fit beside the outcomes is the least of the numbers.
+            let p50 = if self.page.width < WIDE {
+                String::new()
+            } else {
+                time(wait.p50_ns)
+            };
+            vec![
+                self.label(lock),
+                kind(lock.kind),
+                count(lock.waits),
+                time(wait.total_ns),
+                p50,
+                time(wait.p99_ns),
+                time(wait.max_ns),
+                some(ended.handed_over),
+                some(ended.timed_out),
+                some(ended.interrupted),
+                some(ended.unknown),
+            ]
+        };
+        let rows: Vec<Vec<String>> = locks.iter().map(row).collect();
+        self.page.table("Other locks", &columns, &rows)
     }
 
     fn one_lock(&self, lock: &Lock) -> Vec<String> {
@@ -129,29 +204,47 @@ impl View<'_> {
         let wait = format!(
             "{}, {total} blocked: {}",
             counted(lock.waits, "wait"),
-            distribution(&lock.wait)
+            self.spread(&lock.wait)
         );
         lines.extend(self.page.wrap(4, &wait));
         if let Some(populations) = modes(&lock.wait.modes) {
             lines.extend(self.page.wrap(4, &populations));
         }
-        if lock.run_queue.count > 0 {
+        let queued = share(lock.run_queue.total_ns, lock.wait.total_ns);
+        if lock.run_queue.count > 0 && (self.options.verbose || queued >= WORTH_QUEUE) {
             lines.extend(
                 self.page
-                    .wrap(4, &format!("then for a CPU: {}", distribution(&lock.run_queue))),
+                    .wrap(4, &format!("then for a CPU: {}", self.spread(&lock.run_queue))),
             );
         }
         if let Some(hold) = &lock.hold {
             let held = lock
                 .utilisation
                 .map_or_else(String::new, |part| format!(" {} of the time", percent(part)));
-            lines.extend(self.page.wrap(4, &format!("held{held}: {}", distribution(hold))));
+            lines.extend(self.page.wrap(4, &format!("held{held}: {}", self.spread(hold))));
         }
         lines.extend(
             self.page
                 .wrap(4, &format!("ended by: {}", outcomes(&lock.outcomes))),
         );
-        for row in lock.waiters.iter().take(STACKS) {
+        lines.extend(self.lock_stacks(lock));
+        lines
+    }
+
+    /// A distribution, whole for one who asks for it.
+    pub(super) fn spread(&self, hist: &Hist) -> String {
+        if self.options.verbose {
+            distribution(hist)
+        } else {
+            tail(hist)
+        }
+    }
+
+    /// Where it is waited for, who wakes and who holds.
+    fn lock_stacks(&self, lock: &Lock) -> Vec<String> {
+        let [waiters, others] = if self.options.verbose { STACKS } else { FEW_STACKS };
+        let mut lines = Vec::new();
+        for row in lock.waiters.iter().take(waiters) {
             let what = counted(row.waits, "wait");
             let heading = format!(
                 "waited in, {what}, {}, longest {}",
@@ -161,7 +254,8 @@ impl View<'_> {
             lines.push(self.page.line(4, &heading));
             lines.extend(self.frames(8, row.stack.as_ref()));
         }
-        for row in lock.wakers.iter().take(STACKS) {
+        lines.extend(self.rest(4, lock.waiters.len(), waiters, "waiter stack"));
+        for row in lock.wakers.iter().take(others) {
             let process = if row.pid == lock.pid {
                 String::new()
             } else {
@@ -173,7 +267,8 @@ impl View<'_> {
             );
             lines.extend(self.frames(8, row.stack.as_ref()));
         }
-        for row in lock.holders.iter().take(STACKS) {
+        lines.extend(self.rest(4, lock.wakers.len(), others, "waker stack"));
+        for row in lock.holders.iter().take(others) {
             let state = name(&row.state, 16);
             let heading = format!(
                 "held {} by thread {}, now {state}, in",
@@ -183,6 +278,7 @@ impl View<'_> {
             lines.push(self.page.line(4, &heading));
             lines.extend(self.frames(8, row.stack.as_ref()));
         }
+        lines.extend(self.rest(4, lock.holders.len(), others, "holder"));
         lines
     }
 

@@ -3,7 +3,7 @@
 use super::View;
 use super::escape::name;
 use super::page::{Column, Tone};
-use super::units::{count, time};
+use crate::report::units::{count, time};
 
 impl View<'_> {
     /// Causes that occurred: how often, what happened, and what it means.

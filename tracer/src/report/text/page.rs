@@ -45,6 +45,20 @@ fn length(text: &str) -> usize {
     text.chars().count()
 }
 
+/// `cell` in at most `width` columns: of a chain of callers, whole names go first.
+fn fit(cell: &str, width: usize) -> String {
+    if length(cell) > width
+        && let Some((first, others)) = cell.split_once(" ← ")
+    {
+        let last = others.rsplit(" ← ").next().unwrap_or(others);
+        let shorter = [format!("{first} ← … ← {last}"), format!("{first} ← …")];
+        if let Some(fitting) = shorter.into_iter().find(|chain| length(chain) <= width) {
+            return fitting;
+        }
+    }
+    cut(cell, width)
+}
+
 impl Page {
     pub(super) fn new(width: usize, color: bool) -> Self {
         Self {
@@ -110,8 +124,25 @@ impl Page {
             .collect()
     }
 
-    /// A line for the titles and one for each row; the first column's title is the table's heading.
+    /// A line for the titles and one for each row; the first column's title is the table's heading. A column of
+    /// empty cells is left out.
     pub(super) fn table(&self, heading: &str, columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
+        let filled = |at: usize| {
+            at == 0
+                || rows
+                    .iter()
+                    .any(|row| row.get(at).is_some_and(|cell| !cell.is_empty()))
+        };
+        let kept: Vec<usize> = (0..columns.len()).filter(|&at| filled(at)).collect();
+        if kept.len() < columns.len() {
+            let columns: Vec<Column> = kept.iter().map(|&at| columns[at]).collect();
+            let keep = |row: &Vec<String>| kept.iter().filter_map(|&at| row.get(at).cloned()).collect();
+            return self.full_table(heading, &columns, &rows.iter().map(keep).collect::<Vec<_>>());
+        }
+        self.full_table(heading, columns, rows)
+    }
+
+    fn full_table(&self, heading: &str, columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
         let mut widths: Vec<usize> = columns
             .iter()
             .enumerate()
@@ -128,7 +159,7 @@ impl Page {
         let lay = |cells: &mut dyn Iterator<Item = &str>| {
             let mut line = String::new();
             for ((cell, column), &width) in cells.zip(columns).zip(&widths) {
-                let cell = cut(cell, width);
+                let cell = fit(cell, width);
                 let gap = width - length(&cell);
                 if let Column::Number(_) = column {
                     line.push_str(&" ".repeat(gap));
@@ -198,6 +229,23 @@ mod tests {
           nnnnnnnnnn…nnnnnnnnnn  12,345  mutex  wwwwwwwwww…wwwwwwwww
         ");
         assert!(lines.iter().all(|line| line.chars().count() <= 60));
+    }
+
+    #[test]
+    fn chains_lose_whole_names() {
+        let chain = "dial ← Db::connect ← retry_once";
+        let shown = [31, 30, 21, 20, 8, 7].map(|width| fit(chain, width));
+        assert_eq!(
+            shown,
+            [
+                chain,
+                "dial ← … ← retry_once",
+                "dial ← … ← retry_once",
+                "dial ← …",
+                "dial ← …",
+                "dia…nce"
+            ]
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@ use super::View;
 use super::escape::{clean, name};
 use super::fds::is_suspect;
 use super::page::Tone;
-use super::units::{GLUE, bytes, count, counted, p99, percent, share, time};
 use crate::report::model::{LockKind, Reason, Target, ThreadTime, Time};
+use crate::report::units::{GLUE, bytes, count, counted, p99_cell, percent, share, time};
 
 /// Lines of the first screen.
 pub(super) const SCREEN: usize = 24;
@@ -19,7 +19,8 @@ const WORTH: f64 = 0.5;
 const SHORT: f64 = 0.25;
 
 impl View<'_> {
-    pub(super) fn screen(&self) -> Vec<String> {
+    /// The lines, and how many findings stand in them.
+    pub(super) fn screen(&self) -> (Vec<String>, usize) {
         let mut head = self.header();
         head.extend(self.time());
         head.extend(self.deadlock_lines());
@@ -59,7 +60,7 @@ impl View<'_> {
             }
             lines.extend(section);
         }
-        lines
+        (lines, findings)
     }
 
     /// The lines below the tables, with so many causes of loss.
@@ -140,6 +141,20 @@ impl View<'_> {
         lines
     }
 
+    /// Time of all threads in the window.
+    pub(super) fn thread_time_ns(&self) -> u64 {
+        let threads: u64 = self
+            .report
+            .targets
+            .iter()
+            .map(|target| u64::from(target.threads))
+            .sum();
+        self.report.time.as_ref().map_or_else(
+            || self.report.window.duration_ns * threads.max(1),
+            |spent| spent.running_ns + spent.runnable_ns + spent.blocked_ns.values().sum::<u64>(),
+        )
+    }
+
     /// Blocked time of waits that are known to be idle.
     fn idle_ns(&self) -> u64 {
         let locks = self.report.locks.as_deref().unwrap_or_default();
@@ -177,21 +192,31 @@ impl View<'_> {
             (Some(ns), None) => format!("throttled {}", time(ns)),
             (Some(ns), Some(periods)) => format!("throttled {} in {}", time(ns), counted(periods, "period")),
         };
-        let delays = match queue.hist.count {
+        let hist = &queue.hist;
+        let delays = |p99: &str| match hist.count {
             0 => "no delays".to_owned(),
-            _ => format!(
-                "p50 {}, {}, max {}",
-                time(queue.hist.p50_ns),
-                p99(&queue.hist),
-                time(queue.hist.max_ns)
-            ),
+            _ => format!("p50 {}, p99 {p99}, max {}", time(hist.p50_ns), time(hist.max_ns)),
         };
-        let text = format!(
-            "{delays}; {throttled}; {} woken, {} preempted",
+        let counts = format!(
+            "{} woken, {} preempted",
             count(queue.woken),
             count(queue.preempted)
         );
-        self.page.labelled(LABEL, "Run queue", &text)
+        // One line if it can be: the counts hold the number of samples, and a zero may go unsaid.
+        let (interval, bare) = (delays(&p99_cell(hist)), delays(&time(hist.p99_ns)));
+        let choices = [
+            format!("{interval}; {throttled}; {counts}"),
+            format!("{bare}; {throttled}; {counts}"),
+            if queue.throttled_ns == Some(0) {
+                format!("{bare}; {counts}")
+            } else {
+                format!("{bare}; {throttled}; {} preempted", count(queue.preempted))
+            },
+        ];
+        let room = self.page.width - LABEL;
+        let fits = choices.iter().find(|text| text.chars().count() <= room);
+        self.page
+            .labelled(LABEL, "Run queue", fits.unwrap_or(&choices[0]))
     }
 
     fn cost_lines(&self) -> Vec<String> {

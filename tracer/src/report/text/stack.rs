@@ -2,9 +2,9 @@
 
 use super::View;
 use super::escape::{clean, cut, name};
-use super::units::counted;
 use crate::report::frames::{app_index, basename, is_app};
 use crate::report::model::{StackFrame, StackKey};
+use crate::report::units::counted;
 
 /// Frames of one stack, at most.
 const FRAMES: usize = 30;
@@ -25,8 +25,8 @@ pub(super) fn function(frame: &StackFrame) -> String {
 fn place(frame: &StackFrame) -> String {
     let inlined = if frame.inlined { "  (inlined)" } else { "" };
     let place = match (&frame.file, frame.line) {
-        (Some(file), Some(line)) => format!("{}:{line}", name(file, NAME)),
-        (Some(file), None) => name(file, NAME),
+        (Some(file), Some(line)) => format!("{}:{line}", name(&tidy(file), NAME)),
+        (Some(file), None) => name(&tidy(file), NAME),
         (None, _) if frame.function.is_none() => String::new(),
         (None, _) => frame
             .module
@@ -34,6 +34,30 @@ fn place(frame: &StackFrame) -> String {
             .map_or(String::new(), |module| name(basename(module), NAME)),
     };
     format!("{place}{inlined}")
+}
+
+/// `./nptl/../sysdeps/futex.h` as `sysdeps/futex.h`: by the text alone, as the file need not be here.
+fn tidy(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match (part, parts.last()) {
+            (".", _) | ("", Some(_)) => {}
+            ("..", Some(&last)) if !["", ".."].contains(&last) => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The frames that tell where in the program it was: from the function of a library that the application called to
+/// the application's outermost. All, when none is the application's.
+fn told(frames: &[StackFrame]) -> &[StackFrame] {
+    match frames.iter().rposition(is_app) {
+        Some(last) => &frames[app_index(frames).saturating_sub(1)..=last],
+        None => frames,
+    }
 }
 
 impl View<'_> {
@@ -52,17 +76,23 @@ impl View<'_> {
         };
         let first = app_index(frames);
         let callers = frames[first + 1..].iter().filter(|frame| is_app(frame)).take(2);
-        let names: Vec<String> = std::iter::once(&frames[first])
+        let mut names: Vec<String> = std::iter::once(&frames[first])
             .chain(callers)
             .map(|frame| cut(&function(frame), NAME))
             .collect();
+        names.dedup();
         names.join(" ← ")
     }
 
-    /// All frames, leaf first.
+    /// The frames, leaf first: all when verbose, else those that are [`told`].
     pub(super) fn frames(&self, indent: usize, key: Option<&StackKey>) -> Vec<String> {
         let Some(frames) = self.stack(key) else {
             return vec![self.page.line(indent, "(no stack)")];
+        };
+        let frames = if self.options.verbose {
+            frames
+        } else {
+            told(frames)
         };
         let room = self.page.width - indent;
         let show = |frame: &StackFrame| {
@@ -81,5 +111,28 @@ impl View<'_> {
             ));
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_made_short_by_their_text() {
+        let paths = [
+            (
+                "./nptl/../sysdeps/nptl/futex-internal.h",
+                "sysdeps/nptl/futex-internal.h",
+            ),
+            ("/build/./src//a/../../b.c", "/build/b.c"),
+            ("../include/x.h", "../include/x.h"),
+            ("a/../../b.c", "../b.c"),
+            ("/../b.c", "/../b.c"),
+            ("src/db.cc", "src/db.cc"),
+        ];
+        for (path, short) in paths {
+            assert_eq!(tidy(path), short);
+        }
     }
 }

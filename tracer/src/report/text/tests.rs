@@ -15,6 +15,7 @@ fn screen(report: &Report, options: &TextOptions) -> Vec<String> {
         page: Page::new(options.width, options.color),
     }
     .screen()
+    .0
 }
 
 #[test]
@@ -46,61 +47,35 @@ fn contended_and_leaking() {
     Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 38.2 MB
 
     Findings, and what to do
-      CRITICAL  41 sockets to 10.0.0.7:5432 opened by dial and never closed, +4.1/s
-        in steps every 5.3 s; all in CLOSE_WAIT; the limit of 1024 is reached in 3.9 min
-        → Close the connection where retry_once gives it up.
-        fd.leak, 97 % sure
-          __socket  libc.so.6
-          dial  src/db.cc:17
-          Db::connect  src/db.cc:44
-          retry_once  src/retry.cc:9
-      HIGH      cache_mutex: 2,000 waits took 151 s in 10 s; 8 % of them around 800 ms
-        waited for in cache_get, released by cache_refill; held 93 % of the time: past the knee
-        → Refill outside the lock, or split it: readers of other keys need not wait for one refill.
-        lock.contended, 95 % sure
-          __futex_abstimed_wait_common  libc.so.6
-          __lll_lock_wait  libc.so.6
-          pthread_mutex_lock  libc.so.6
-          std::mutex::lock  /usr/include/c++/13/mutex:113  (inlined)
-          cache_get  src/cache.cc:41
-          plugin.so+0x34
+      CRITICAL  dial: fd.leak, 97 % sure
+        → Close the connection where retry_once gives it up (stacks: Descriptors, below)
+      HIGH      cache_mutex: lock.contended, 95 % sure
+        → Refill outside the lock, or split it: readers of other keys need not wait for one refill
+        (stacks: Locks, below)
 
     Deadlock: each thread waits for what the next one holds
       4260 holds orders, waits for stock
-          __futex_abstimed_wait_common  libc.so.6
-          __lll_lock_wait  libc.so.6
-          pthread_mutex_lock  libc.so.6
           std::mutex::lock  /usr/include/c++/13/mutex:113  (inlined)
           cache_get  src/cache.cc:41
           plugin.so+0x34
       4261 holds stock, waits for orders
-          __futex_abstimed_wait_common  libc.so.6
-          __lll_lock_wait  libc.so.6
-          pthread_mutex_lock  libc.so.6
           std::mutex::lock  /usr/include/c++/13/mutex:113  (inlined)
           cache_get  src/cache.cc:41
           plugin.so+0x34
 
     Locks, by time waited for them
       cache_mutex: mutex at 0x55d0c0fe5040, pid 4242
-        2,000 waits, 149 s blocked: min 9.00 ms, p50 12.3 ms, p90 14.9 ms, p99 809 ms, p99.9 813 ms,
-        max 813 ms
+        2,000 waits, 149 s blocked: p50 12.3 ms, p99 809 ms, max 813 ms
         two populations: 92 % around 12.0 ms, 8.0 % around 796 ms
-        then for a CPU: min 4.00 us, p50 31.0 us, p90 54.0 us, p99 59.0 us, p99.9 59.0 us, max 59.0 us
-        held 93 % of the time: min 200 us, p50 999 us, p90 1.64 ms, p99 1.78 ms, p99.9 1.80 ms,
-        max 1.80 ms
+        held 93 % of the time: p50 999 us, p99 1.78 ms, max 1.80 ms
         ended by: another thread 1,990, time-out 7, signal 2, cannot be told 1
         waited in, 1,900 waits, 149 s, longest 813 ms
-            __futex_abstimed_wait_common  libc.so.6
-            __lll_lock_wait  libc.so.6
-            pthread_mutex_lock  libc.so.6
             std::mutex::lock  /usr/include/c++/13/mutex:113  (inlined)
             cache_get  src/cache.cc:41
             plugin.so+0x34
         waited in, 100 waits, 2.00 s, longest 801 ms
             (no stack)
         woken 1,960 times by
-            __lll_lock_wake  libc.so.6
             pthread_mutex_unlock  libc.so.6
             cache_refill  src/cache.cc:97
             handle_request  src/server.cc:51
@@ -108,35 +83,19 @@ fn contended_and_leaking() {
         woken 40 times by
             (no stack)
         held 9.30 s by thread 4250, now blocked, in
-            __lll_lock_wake  libc.so.6
             pthread_mutex_unlock  libc.so.6
             cache_refill  src/cache.cc:97
             handle_request  src/server.cc:51
             worker_main  src/server.cc:88
-      checkout+0x4f80: rwlock at 0x55d0c0fe5040, pid 4242
-        23 waits, 410 ms blocked: min 14.9 ms, p50 17.8 ms, p90 20.2 ms, p99 20.7 ms (n=23, 20.5–20.7),
-        max 20.7 ms
-        then for a CPU: min 4.00 us, p50 30.0 us, p90 52.0 us, p99 57.0 us (n=23, 55.0–57.0),
-        max 57.0 us
-        ended by: another thread 23
-        waited in, 23 waits, 412 ms, longest 21.0 ms
-            __libc_recv  libc.so.6
-            Db::query  src/db.cc:71
-            worker_main  src/server.cc:88
-        woken 23 times by
-            __lll_lock_wake  libc.so.6
-            pthread_mutex_unlock  libc.so.6
-            cache_refill  src/cache.cc:97
-            handle_request  src/server.cc:51
-            worker_main  src/server.cc:88
+    Other locks        kind    waits   total      p50      p99      max  woken
+      checkout+0x4f80  rwlock     23  410 ms  17.8 ms  20.7 ms  20.7 ms     23
     Threads without work
       idle: 5 threads in pool_take (cond), 150 waits, 63.7 s
 
     Descriptors, by the stack that opened them
       leaking (97 % sure): 41 live by socket, 41 opened, 0 closed, 0 at start, +4.10/s, in steps every
       5.30 s
-        kinds: 41 socket
-        age: min 100 ms, p50 4.88 s, p90 8.71 s, p99 9.66 s (n=41, 9.19–9.66), max 9.66 s
+        age: p50 4.88 s, p99 9.66 s (n=41, 9.19–9.66), max 9.66 s
             __socket  libc.so.6
             dial  src/db.cc:17
             Db::connect  src/db.cc:44
@@ -144,29 +103,16 @@ fn contended_and_leaking() {
         e.g. fd  what            ends                            state                   age
              33  socket:[91033]  10.0.0.5:41872 → 10.0.0.7:5432  CLOSE_WAIT 1 unread  9.90 s
              35  socket:[91035]  10.0.0.5:41872 → 10.0.0.7:5432  CLOSE_WAIT 1 unread  9.65 s
-      steady (100 % sure): 31 live, 0 opened, 0 closed, 31 at start, 0/s
-        kinds: 9 file, 21 socket, 1 epoll
-            (before attach)
-        e.g. fd  what                         ends  state  age
-              5  /var/lib/checkout/orders.db               old
+      steady  0 opened, 0 closed, 31 live  (before attach)
       2 found open whose birth was not seen; 1 found closed whose death was not seen; this kernel shows
       no stack for: io_uring
 
-    Blocked, by reason
-      file io: 97 sleeps, 818 ms, longest 14.9 ms
-        97 sleeps, 818 ms: min 2.00 ms, p50 8.44 ms, p90 13.7 ms, p99 14.9 ms (n=97, 14.5–14.9),
-        max 14.9 ms
-            (no stack)
-            kernel: io_schedule ← folio_wait_bit_common ← filemap_fault
-      socket read: 400 sleeps, 79.8 ms, longest 299 us
-        400 sleeps, 79.8 ms for 10.0.0.7:5432: min 100 us, p50 199 us, p90 279 us,
-        p99 297 us (n=400, 295–299), max 299 us
-            __libc_recv  libc.so.6
-            Db::query  src/db.cc:71
-            worker_main  src/server.cc:88
+    Blocked, by reason  sleeps    total      p50      p99      max  in
+      file io               97   818 ms  8.44 ms  14.9 ms  14.9 ms  kernel: io_schedule ← …
+      socket read          400  79.8 ms   199 us   297 us   299 us  (10.0.0.7:5432) Db::query ← …
 
-    Asleep at the end      threads  reason  on         since           in
-      worker-4 (4251) + 4        5  futex   pool_take  before tracing  pool_take
+    Asleep at the end  reason  since           in
+      5 threads        futex   before tracing  pool_take ← worker_main
 
     Time by thread      on CPU  running  runnable  blocked  mostly on
       checkout (4242)   120 ms    1.2 %   < 0.1 %     99 %  accept 9.88 s
@@ -174,13 +120,12 @@ fn contended_and_leaking() {
       10 other threads  1.10 s    1.1 %   < 0.1 %     99 %  futex 98.0 s
       the hypervisor took 12.0 ms from this host's CPUs
 
-    Run queue by thread  delays    total      p50           p99 (95 %)      max
-      worker-3 (4250)       700  32.2 ms  46.0 us  89.0 us (88.1–89.0)  89.0 us
-
     Go runtime: go1.24.1, 811 goroutines
     Memory: 210 MB → 214 MB resident, +400 kB/s
       by stack                         faulted in     growth
       dial ← Db::connect ← retry_once     3.90 MB  +390 kB/s
+
+    -v adds whole stacks, distributions, run queues and probes; the JSON has every row.
     ");
 }
 
@@ -198,8 +143,7 @@ fn cpu_bound() {
 
     Descriptors: 31 → 31 open, 0 opened, 0 closed, limit 1,024; no leak suspects
 
-    Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; throttled 1.31 s in 17 periods; 100 woken, 1,900
-               preempted
+    Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; throttled 1.31 s in 17 periods; 1,900 preempted
     Losses     complete: nothing lost
     Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 38.2 MB
 
@@ -210,8 +154,7 @@ fn cpu_bound() {
       render (4246)  8.99 s     90 %      10 %    0.1 %  futex 10.0 ms
       the hypervisor took 12.0 ms from this host's CPUs
 
-    Run queue by thread  delays    total      p50           p99 (95 %)      max
-      worker-3 (4250)       700  32.2 ms  46.0 us  89.0 us (88.1–89.0)  89.0 us
+    -v adds whole stacks, distributions, run queues and probes; the JSON has every row.
     ");
 }
 
@@ -237,16 +180,15 @@ fn idle_and_clean() {
     Threads without work
       idle: 5 threads in pool_take (cond), 150 waits, 63.7 s
 
-    Asleep at the end      threads  reason  on         since           in
-      worker-4 (4251) + 4        5  futex   pool_take  before tracing  pool_take
+    Asleep at the end  reason  since           in
+      5 threads        futex   before tracing  pool_take ← worker_main
 
     Time by thread      on CPU  running  runnable  blocked  mostly on
       checkout (4242)  3.00 ms  < 0.1 %       0 %    100 %  accept 10.0 s
       7 other threads  1.00 ms  < 0.1 %       0 %    100 %  futex 70.0 s
       the hypervisor took 12.0 ms from this host's CPUs
 
-    Run queue by thread  delays    total      p50           p99 (95 %)      max
-      worker-3 (4250)       700  32.2 ms  46.0 us  89.0 us (88.1–89.0)  89.0 us
+    -v adds whole stacks, distributions, run queues and probes; the JSON has every row.
     ");
 }
 
@@ -300,8 +242,8 @@ fn lossy() {
       steady (100 % sure): 31 live, 0 opened, 0 closed, 31 at start, 0/s
         kinds: 9 file, 21 socket, 1 epoll
             (before attach)
-        e.g. fd  what                         ends  state  age
-              5  /var/lib/checkout/orders.db               old
+        e.g. fd  what                                    age
+              5  /var/lib/checkout/orders.db  before tracing
 
     Losses
       1,204 records did not fit into the ring (waits are missing, totals too small)
@@ -346,8 +288,7 @@ fn hostile_names() {
     Leak suspects  live   growth  kind    call              created by
       leaking        41  +4.10/s  socket  socket\x…x09"\\é  dial\x1b[2J\…0b}\x09"\\é
 
-    Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; not throttled; 1,977 woken, 23
-               preempted
+    Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; 1,977 woken, 23 preempted
     Losses     complete: nothing lost
     Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 38.2 MB
 
@@ -472,6 +413,7 @@ fn hostile_names() {
 
     Time by thread                 on CPU  running  runnable  blocked  mostly on
       checkout\x1b……09"\\é (4242)  120 ms    1.2 %   < 0.1 %     99 %  accept 9.88 s
+      … 11 more threads in the JSON
       the hypervisor took 12.0 ms from this host's CPUs
 
     Run queue by thread       delays    total      p50           p99 (95 %)      max
@@ -480,7 +422,7 @@ fn hostile_names() {
     Go runtime: go1.24.1\x1b…0b}\x09"\\é, 811 goroutines
     Memory: 210 MB → 214 MB resident, +400 kB/s
       by stack                                                 faulted in     growth
-      dial\x1b[2J\x1b]0;ow…fd}\u{…b[2J\x1…fd}\u{200b}\x09"\\é     3.90 MB  +390 kB/s
+      dial\x1b[2J\x1b]0;ow…fd}\u{200b}\x09"\\é ← …                3.90 MB  +390 kB/s
 
     Probes                       attach               hits     time  per hit  missed
       sched_switch…00b}\x09"\\é  tp_btf\x…x09"\\é  120,345  24.1 ms   200 ns       0
@@ -532,20 +474,62 @@ fn the_first_screen_fits() {
 #[test]
 fn lines_keep_to_the_width() {
     for (name, report) in sample::all() {
-        for width in [60, 80, 110] {
-            let text = render(
-                &report,
-                &TextOptions {
-                    width,
-                    verbose: true,
-                    ..PLAIN
-                },
-            );
+        for (width, verbose) in [(60, true), (80, true), (80, false), (110, true), (110, false)] {
+            let options = TextOptions {
+                width,
+                verbose,
+                ..PLAIN
+            };
+            let text = render(&report, &options);
             let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > width).collect();
             // Narrower than a screen, a table may stand out.
             assert!(wide.is_empty() || width < 80, "{name} at {width}: {wide:#?}");
         }
     }
+}
+
+#[test]
+fn without_verbose_a_crowded_report_stays_short() {
+    let mut report = sample::contended();
+    // Rare, and worth the lines that it adds.
+    report.deadlocks.clear();
+    let locks = report.locks.as_mut().unwrap();
+    let minor = locks[1].clone();
+    locks.extend((0..40).map(|_| minor.clone()));
+    locks[0].waiters = vec![locks[0].waiters[0].clone(); 7];
+    locks[0].wakers = vec![locks[0].wakers[0].clone(); 5];
+    let rows = &mut report.fds.as_mut().unwrap().by_stack;
+    rows[0].examples[0].target = None;
+    let mut churn = rows[0].clone();
+    churn.verdict = crate::report::model::Verdict::Churn;
+    (churn.opened, churn.closed, churn.live) = (23, 23, 0);
+    rows.extend((0..5).map(|_| churn.clone()));
+    let blocked = report.blocked.as_mut().unwrap();
+    let mut brief = blocked[0].clone();
+    brief.total_ns /= 1000;
+    let same = blocked[0].clone();
+    blocked.extend((0..9).map(|_| brief.clone()));
+    blocked.extend((0..4).map(|_| same.clone()));
+
+    let text = render(&report, &PLAIN);
+    let lines = text.lines().count();
+    assert!(lines <= 120, "{lines} lines\n{text}");
+    for said in [
+        "… 4 more waiter stacks in the JSON",
+        "… 3 more waker stacks in the JSON",
+        "… 32 more locks in the JSON",
+        "churn   115 opened, 115 closed, 0 live  socket  dial ← Db::connect ← retry_once  5 stacks",
+        "14 stacks, 3 shown",
+        "socket:[91035]",
+    ] {
+        assert!(text.contains(said), "{said}\n{text}");
+    }
+    assert!(!text.contains("10.0.0.5:41872 → 10.0.0.7:5432  CLOSE_WAIT 1 unread  9.90 s"));
+    let whole = TextOptions {
+        verbose: true,
+        ..PLAIN
+    };
+    assert!(render(&report, &whole).contains("CLOSE_WAIT 1 unread  9.90 s"));
 }
 
 #[test]

@@ -4,11 +4,24 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::word;
-use super::units::{count, p99_cell, percent, share, time};
+use crate::report::model::ThreadTime;
+use crate::report::units::{count, p99_cell, percent, share, time};
+
+/// `worker-3 (4250)`, and `thread 4250` without a name.
+pub(super) fn thread(comm: &str, tid: u32) -> String {
+    if comm.is_empty() {
+        format!("thread {tid}")
+    } else {
+        format!("{} ({tid})", name(comm, 24))
+    }
+}
 
 impl View<'_> {
     pub(super) fn thread_details(&self) -> Vec<String> {
         let mut lines = self.time_by_thread();
+        if !self.options.verbose {
+            return lines;
+        }
         let queue = self.queue_by_thread();
         if !lines.is_empty() && !queue.is_empty() {
             lines.push(String::new());
@@ -31,7 +44,7 @@ impl View<'_> {
                 let longest = row.blocked_ns.iter().max_by_key(|&(_, ns)| *ns);
                 let who = row.tid.map_or_else(
                     || format!("{} other threads", count(u64::from(row.threads))),
-                    |tid| format!("{} ({tid})", name(&row.comm, 24)),
+                    |tid| thread(&row.comm, tid),
                 );
                 let part = |ns| percent(share(ns, all));
                 vec![
@@ -40,9 +53,11 @@ impl View<'_> {
                     part(row.running_ns),
                     part(row.runnable_ns),
                     part(blocked),
-                    longest.map_or_else(String::new, |(reason, ns)| {
-                        format!("{} {}", word(reason), time(*ns))
-                    }),
+                    longest
+                        .filter(|&(_, &ns)| ns > 0)
+                        .map_or_else(String::new, |(reason, ns)| {
+                            format!("{} {}", word(reason), time(*ns))
+                        }),
                 ]
             })
             .collect();
@@ -58,6 +73,9 @@ impl View<'_> {
             Column::Word("mostly on"),
         ];
         let mut lines = self.page.table("Time by thread", &columns, &cells);
+        let threads = |rows: &[ThreadTime]| rows.iter().map(|row| row.threads as usize).sum();
+        let shown = &spent.by_thread[..cells.len()];
+        lines.extend(self.rest(2, threads(&spent.by_thread), threads(shown), "thread"));
         if let Some(steal) = spent.steal_ns.filter(|&ns| ns > 0) {
             lines.push(self.page.line(
                 2,
@@ -80,7 +98,7 @@ impl View<'_> {
             .map(|row| {
                 let hist = &row.hist;
                 vec![
-                    format!("{} ({})", name(&row.comm, 24), row.tid),
+                    thread(&row.comm, row.tid),
                     count(hist.count),
                     time(hist.total_ns),
                     time(hist.p50_ns),

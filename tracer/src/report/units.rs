@@ -5,7 +5,7 @@
 use crate::report::model::{Hist, Mode};
 
 /// A no-break space. The renderer makes it a space at the end; none comes from the target, as it is escaped there.
-pub(super) const GLUE: char = '\u{a0}';
+pub(crate) const GLUE: char = '\u{a0}';
 
 /// Under this many samples a 99th percentile is shown with its interval.
 const FEW: u64 = 1000;
@@ -49,13 +49,23 @@ fn in_unit(ns: u64, unit: (f64, &str)) -> String {
 }
 
 /// `20.3 ms`.
-pub(super) fn time(ns: u64) -> String {
+pub(crate) fn time(ns: u64) -> String {
     let unit = unit(ns);
     format!("{}{GLUE}{}", in_unit(ns, unit), unit.1)
 }
 
+/// [`time`] with an ordinary space, for text that leaves the renderer.
+pub(crate) fn duration(ns: u64) -> String {
+    plain(&time(ns))
+}
+
+/// `text` with ordinary spaces in place of [`GLUE`].
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(GLUE, " ")
+}
+
 /// `12,345`.
-pub(super) fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     let plain = n.to_string();
     let mut out = String::new();
     for (i, digit) in plain.chars().enumerate() {
@@ -68,12 +78,12 @@ pub(super) fn count(n: u64) -> String {
 }
 
 /// `1 wait`, `2 waits`.
-pub(super) fn counted(n: u64, one: &str) -> String {
+pub(crate) fn counted(n: u64, one: &str) -> String {
     format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// `12 %`, `1.8 %`, `< 0.1 %`.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     match share * 100.0 {
         p if p <= 0.0 => format!("0{GLUE}%"),
         p if p < 0.1 => format!("<{GLUE}0.1{GLUE}%"),
@@ -84,7 +94,7 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// `part` of `whole`, 0 when there is none.
-pub(super) fn share(part: u64, whole: u64) -> f64 {
+pub(crate) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0
     } else {
@@ -93,7 +103,7 @@ pub(super) fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// `38.2 MB`.
-pub(super) fn bytes(n: f64) -> String {
+pub(crate) fn bytes(n: f64) -> String {
     let (size, name) = match n.abs() {
         b if b < 999.5 => return format!("{n:.0}{GLUE}B"),
         b if b < 999.5e3 => (1e3, "kB"),
@@ -104,7 +114,7 @@ pub(super) fn bytes(n: f64) -> String {
 }
 
 /// `+4.10`.
-pub(super) fn rate(per_s: f64) -> String {
+pub(crate) fn rate(per_s: f64) -> String {
     let sign = if per_s > 0.0 { "+" } else { "" };
     if per_s == 0.0 {
         "0".to_owned()
@@ -123,7 +133,7 @@ fn range(hist: &Hist) -> Option<String> {
 }
 
 /// `20.3 ms`, and under 1,000 samples `20.3 ms (19.8–20.9)`: for a table that has the samples in another column.
-pub(super) fn p99_cell(hist: &Hist) -> String {
+pub(crate) fn p99_cell(hist: &Hist) -> String {
     if hist.count == 0 {
         return "-".to_owned();
     }
@@ -134,15 +144,24 @@ pub(super) fn p99_cell(hist: &Hist) -> String {
 }
 
 /// `p99 20.3 ms`, and under 1,000 samples `p99 20.3 ms (n=23, 19.8–20.9)`.
-pub(super) fn p99(hist: &Hist) -> String {
+pub(crate) fn p99(hist: &Hist) -> String {
     let range = range(hist).map_or_else(String::new, |range| {
         format!("{GLUE}(n={},{GLUE}{range})", hist.count)
     });
     format!("p99{GLUE}{}{range}", time(hist.p99_ns))
 }
 
+/// What matters of a distribution: the middle, the tail and the worst.
+pub(crate) fn tail(hist: &Hist) -> String {
+    if hist.count == 0 {
+        return "no samples".to_owned();
+    }
+    let (p50, max) = (time(hist.p50_ns), time(hist.max_ns));
+    format!("p50{GLUE}{p50}, {}, max{GLUE}{max}", p99(hist))
+}
+
 /// A distribution in one line; no mean, which would hide the tail.
-pub(super) fn distribution(hist: &Hist) -> String {
+pub(crate) fn distribution(hist: &Hist) -> String {
     if hist.count == 0 {
         return "no samples".to_owned();
     }
@@ -164,7 +183,7 @@ pub(super) fn distribution(hist: &Hist) -> String {
 }
 
 /// `two populations: 92 % around 12.0 ms, 8.0 % around 797 ms`.
-pub(super) fn modes(modes: &[Mode]) -> Option<String> {
+pub(crate) fn modes(modes: &[Mode]) -> Option<String> {
     let number = match modes.len() {
         0 | 1 => return None,
         2 => "two".to_owned(),
@@ -197,18 +216,18 @@ mod tests {
             (u64::MAX, "213504 d"),
         ];
         for (ns, text) in times {
-            assert_eq!(time(ns).replace(GLUE, " "), text);
+            assert_eq!(duration(ns), text);
         }
         assert_eq!(
             [count(7), count(1234), count(1_234_567)],
             ["7", "1,234", "1,234,567"]
         );
         assert_eq!(
-            [12.0, 38_200_000.0, -4e9].map(|n| bytes(n).replace(GLUE, " ")),
+            [12.0, 38_200_000.0, -4e9].map(|n| plain(&bytes(n))),
             ["12 B", "38.2 MB", "-4.00 GB"]
         );
         assert_eq!([rate(4.1), rate(0.0), rate(-12.34)], ["+4.10", "0", "-12.3"]);
-        let shares = [0.0, 0.0004, 0.018, 0.5, 0.993, 1.0].map(|part| percent(part).replace(GLUE, " "));
+        let shares = [0.0, 0.0004, 0.018, 0.5, 0.993, 1.0].map(|part| plain(&percent(part)));
         assert_eq!(shares, ["0 %", "< 0.1 %", "1.8 %", "50 %", "99.3 %", "100 %"]);
     }
 }
