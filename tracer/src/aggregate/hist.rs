@@ -157,9 +157,9 @@ mod tests {
         let (mut a, mut b, mut all) = (Histogram::new(), Histogram::new(), Histogram::new());
         for ns in (0..5000).map(|i: u64| i * i * 31 % 1_000_003) {
             if ns % 3 == 0 {
-                a.record(ns)
+                a.record(ns);
             } else {
-                b.record(ns)
+                b.record(ns);
             }
             all.record(ns);
         }

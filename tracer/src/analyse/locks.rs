@@ -64,6 +64,9 @@ impl Locks {
     }
 }
 
+/// A lock, the sum of its rows, and its words.
+type Built = (Lock, Row, Vec<(u32, u64)>);
+
 #[derive(Clone, Copy)]
 struct Member<'a> {
     key: &'a Key,
@@ -90,7 +93,7 @@ pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) 
         let group = group(&member, &bases, names);
         groups.entry(group).or_default().push(member);
     }
-    let mut built: Vec<(Lock, Row, Vec<(u32, u64)>)> = groups
+    let mut built: Vec<Built> = groups
         .into_iter()
         .map(|(group, members)| build(&group, &members, names))
         .collect();
@@ -180,7 +183,7 @@ fn name_of(frame: Option<&StackFrame>) -> String {
         .unwrap_or_else(|| "code without a name".into())
 }
 
-fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> (Lock, Row, Vec<(u32, u64)>) {
+fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built {
     let mut sum = Row::default();
     let mut waiters: FxHashMap<StackId, Waiter> = FxHashMap::default();
     for member in members {

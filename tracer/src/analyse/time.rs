@@ -32,9 +32,12 @@ pub struct Live {
     pub asleep: Option<(Reason, u64)>,
 }
 
+/// Threads that live at the window's end, by tid.
+pub type LiveThreads = FxHashMap<u32, Live>;
+
 /// Sums up the threads' time. `live` is keyed by tid.
 #[must_use]
-pub fn time(threads: &Threads, live: &FxHashMap<u32, Live>, window: &Window, steal_ns: Option<u64>) -> Time {
+pub fn time(threads: &Threads, live: &LiveThreads, window: &Window, steal_ns: Option<u64>) -> Time {
     let mut rows: Vec<ThreadTime> = live
         .iter()
         .map(|(&tid, now)| {
@@ -118,7 +121,7 @@ fn add(sum: &mut ThreadTime, row: &ThreadTime) {
 
 /// Run-queue delays of all threads, ended ones included.
 #[must_use]
-pub fn run_queue(threads: &Threads, live: &FxHashMap<u32, Live>, throttled: Option<Throttling>) -> RunQueue {
+pub fn run_queue(threads: &Threads, live: &LiveThreads, throttled: Option<Throttling>) -> RunQueue {
     let mut all = Histogram::new();
     let (mut preempted, mut woken) = (0, 0);
     let mut rows: Vec<(u32, &Histogram)> = Vec::new();

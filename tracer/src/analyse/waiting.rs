@@ -6,7 +6,7 @@ use tracer_ebpf::{
     wire::{Regs, TaskSnapshot},
 };
 
-use super::{Window, locks::Locks, names::Names, time::Live};
+use super::{Window, locks::Locks, names::Names, time::LiveThreads};
 use crate::{
     aggregate::{reason::reason, waits::Waits},
     proc::target::Stat,
@@ -124,7 +124,7 @@ pub fn waiting_now(
     sleepers: &[Sleeper],
     locks: &Locks,
     names: &mut Names<'_>,
-    live: &FxHashMap<u32, Live>,
+    live: &LiveThreads,
     window: &Window,
 ) -> Vec<WaitingNow> {
     let mut rows: Vec<WaitingNow> = sleepers

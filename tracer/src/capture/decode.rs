@@ -16,6 +16,10 @@ pub struct StackCopy<'a> {
 
 /// One record of the ring.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for one record; boxing would allocate for each event"
+)]
 pub enum Event<'a> {
     /// A thread goes to sleep.
     SwitchOut(SwitchOut, StackCopy<'a>),

@@ -4,6 +4,10 @@ use tracer_ebpf::{births, wire::feature};
 
 /// Which collectors run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "a set of switches, each independent of the others"
+)]
 pub struct Collectors {
     /// Futex waits.
     pub locks: bool,

@@ -97,6 +97,9 @@ pub enum Command {
     Report {
         /// A JSON report, or lines of them (the last one is shown)
         file: PathBuf,
+        /// Whole stacks, all rows, and the probes
+        #[arg(short, long)]
+        verbose: bool,
     },
     /// Print the JSON Schema of the report
     Schema,

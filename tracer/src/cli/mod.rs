@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(args.trace.verbose);
     let result = match &args.command {
         None => crate::session::run(&args.trace),
-        Some(Command::Report { file }) => show(file).map(|()| ExitCode::SUCCESS),
+        Some(Command::Report { file, verbose }) => show(file, *verbose).map(|()| ExitCode::SUCCESS),
         Some(Command::Schema) => print(&schema()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -99,7 +99,7 @@ fn print(text: &str) -> Result<()> {
 /// Largest saved report that is read.
 const SAVED_MAX: u64 = 1 << 30;
 
-fn show(file: &Path) -> Result<()> {
+fn show(file: &Path, verbose: bool) -> Result<()> {
     let size = fs::metadata(file)
         .with_context(|| format!("cannot read {}", file.display()))?
         .len();
@@ -123,7 +123,7 @@ fn show(file: &Path) -> Result<()> {
         width: crate::session::output::width(),
         color: false,
         top: report.options.top.max(1) as usize,
-        verbose: false,
+        verbose,
     };
     print(render(&report, &options).trim_end())
 }

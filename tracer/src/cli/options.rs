@@ -44,7 +44,7 @@ pub struct Options {
 }
 
 /// Longest time that may be asked for: ten years.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 const RING_BYTES: u32 = 16 << 20;
 
 impl Options {
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(read("5"), Duration::from_secs(5));
         assert_eq!(read("0.5"), Duration::from_millis(500));
         assert_eq!(read("250ms"), Duration::from_millis(250));
-        assert_eq!(read("2m"), Duration::from_secs(120));
+        assert_eq!(read("2m"), Duration::from_mins(2));
         for wrong in ["", "x", "-1", "5 parsecs", "NaN", "inf", "1e300", "99999999h"] {
             assert!(duration("duration", wrong).is_err(), "{wrong}");
         }

@@ -104,6 +104,12 @@ impl Held {
     }
 }
 
+/// Capabilities by number (`linux/capability.h`).
+const SYS_PTRACE: u32 = 19;
+const SYS_ADMIN: u32 = 21;
+const PERFMON: u32 = 38;
+const BPF: u32 = 39;
+
 /// Says in one line what is missing when the privileges cannot suffice.
 pub fn check_privileges() -> Result<()> {
     let status = crate::proc::target::read("/proc/self/status")?;
@@ -112,10 +118,6 @@ pub fn check_privileges() -> Result<()> {
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
         .unwrap_or(0);
     let has = |capability: u32| effective & (1 << capability) != 0;
-    const SYS_PTRACE: u32 = 19;
-    const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
-    const BPF: u32 = 39;
     if has(SYS_ADMIN) {
         return Ok(());
     }

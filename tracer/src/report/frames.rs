@@ -19,6 +19,15 @@ const LIBRARIES: [&str; 13] = [
     "[vdso]",
 ];
 
+/// Sources that are never the application's, by a part of their path.
+const SOURCES: [&str; 5] = [
+    "/library/std/src/",
+    "/library/core/src/",
+    "/library/alloc/src/",
+    "/parking_lot-0",
+    "/lock_api-0",
+];
+
 /// Wrappers around locks and waits, by the beginning of their name: what a statically linked program, or a header,
 /// puts into the application's own file.
 const WRAPPERS: [&str; 40] = [

@@ -163,6 +163,7 @@ document! {
     }
 
     /// What was not seen, by cause: counts.
+    #[derive(Default)]
     pub struct Losses {
         /// Records that did not fit into the ring.
         pub ring_full: u64,

@@ -56,7 +56,7 @@ impl Child {
         }
         if pid == 0 {
             drop((go, failure));
-            let error = become_command(wait, &pointers, caller.as_ref());
+            let error = become_command(&wait, &pointers, caller.as_ref());
             let number = error.raw_os_error().unwrap_or(libc::EIO);
             let _ = std::fs::File::from(report).write_all(&number.to_ne_bytes());
             // SAFETY: leaves without running destructors that belong to the parent.
@@ -136,7 +136,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 /// In the child: returns only when the command cannot be started.
-fn become_command(wait: OwnedFd, arguments: &[*const libc::c_char], caller: Option<&Caller>) -> io::Error {
+fn become_command(wait: &OwnedFd, arguments: &[*const libc::c_char], caller: Option<&Caller>) -> io::Error {
     let mut byte = [0];
     // SAFETY: read(2) of one byte into a buffer of one.
     let got = unsafe { libc::read(wait.as_raw_fd(), byte.as_mut_ptr().cast(), 1) };

@@ -1,5 +1,6 @@
 //! One run: the probes are attached, the one event loop turns, reports are made. Every output is a sink of this loop.
 
+pub mod assemble;
 pub mod child;
 pub mod output;
 pub mod pipeline;
@@ -73,14 +74,14 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
         ticks
     };
     let (mut tick, mut sample, mut progress) = (every(TICK), every(SAMPLE), every(PROGRESS));
-    let far = Duration::from_secs(10 * 365 * 86_400);
+    let far = Duration::from_hours(10 * 365 * 24);
     let mut interval = every(tracing.options.interval.unwrap_or(far));
     let end = tokio::time::sleep(tracing.options.duration.unwrap_or(far));
     tokio::pin!(end);
     if let Some(child) = &mut child {
         child.go()?;
     }
-    output.say(tracing.ready_line());
+    output.say(&tracing.ready_line());
     loop {
         tokio::select! {
             biased;
@@ -104,7 +105,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
                     break;
                 }
             }
-            _ = progress.tick() => output.progress(tracing.progress_line()),
+            _ = progress.tick() => output.progress(&tracing.progress_line()),
         }
         if output.reader_is_gone() {
             break;

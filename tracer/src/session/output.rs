@@ -70,8 +70,7 @@ impl Output {
     }
 
     /// A line for people.
-    #[allow(clippy::unused_self, reason = "words belong to the output, as reports do")]
-    pub fn say(&self, line: String) {
+    pub fn say(&self, line: &str) {
         if !self.quiet {
             // A closed stderr is no reason to stop.
             let _ = writeln!(io::stderr(), "{line}");
@@ -79,7 +78,7 @@ impl Output {
     }
 
     /// A sign of life.
-    pub fn progress(&self, line: String) {
+    pub fn progress(&self, line: &str) {
         self.say(line);
     }
 
@@ -114,7 +113,7 @@ impl Output {
         match &mut self.json {
             Some(Json::Stdout) => {
                 let result = write_json(report, &mut io::stdout().lock(), true);
-                self.to_stdout(result)?;
+                self.note_stdout(result)?;
             }
             Some(Json::File(file, path)) => {
                 write_json(report, file, self.lines)
@@ -128,12 +127,12 @@ impl Output {
             let mut stdout = io::stdout().lock();
             let result = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
             drop(stdout);
-            self.to_stdout(result)?;
+            self.note_stdout(result)?;
         }
         Ok(())
     }
 
-    fn to_stdout(&mut self, result: io::Result<()>) -> Result<()> {
+    fn note_stdout(&mut self, result: io::Result<()>) -> Result<()> {
         self.stdout_closed |= result
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);

@@ -3,5 +3,4 @@
 mod hostile;
 mod own;
 mod rig;
-mod survey;
 mod truth;

@@ -1,0 +1,330 @@
+//! A report put together from the state of a run.
+
+use anyhow::Result;
+use rustc_hash::FxHashMap;
+use tracer_ebpf::wire::{TaskSnapshot, counter};
+
+use super::{
+    snapshot::{self, Edge},
+    tracing::{Traced, Tracing},
+};
+use crate::{
+    aggregate::fds::{FdTable, ReportInput},
+    analyse::{Window, blocked, findings, locks, names::Names, time, waiting},
+    capture::Capture,
+    cli::options::Options,
+    proc::{fd, host, limits, sockets::Sockets},
+    report::{
+        hist::hist,
+        model::{self, Fds, Losses, Overhead, Report},
+        time::rfc3339,
+    },
+    stacks::StackId,
+};
+
+impl Tracing {
+    /// What was not seen in this window, and the sums since attach that the next window begins with.
+    pub(super) fn losses(&self) -> Result<(Losses, Losses)> {
+        let now = self.losses_since_attach()?;
+        Ok((since(&now, &self.lost_before), now))
+    }
+
+    /// What was not seen since attach.
+    fn losses_since_attach(&self) -> Result<Losses> {
+        let lost = match &self.capture {
+            Some(capture) => capture.counters()?,
+            None => [0; counter::COUNT as usize],
+        };
+        let at = |which: u32| lost[which as usize];
+        let failures = self.pipeline.stacks.failures();
+        let folded = self.pipeline.waits.folded()
+            + self.pipeline.threads.folded()
+            + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();
+        Ok(Losses {
+            ring_full: at(counter::RING_FULL),
+            fd_ring_full: at(counter::FD_RING_FULL),
+            map_full: at(counter::MAP_FULL),
+            stack_failed: failures.values().sum(),
+            stack_pending: at(counter::STACK_PENDING),
+            unmatched: self.pipeline.waits.unmatched(),
+            folded,
+            compat: at(counter::COMPAT),
+            control_truncated: at(counter::CONTROL_TRUNCATED),
+            user_fault: at(counter::USER_FAULT),
+            unknown_record: self.pipeline.unknown_records(),
+            stack_failed_by: failures
+                .into_iter()
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect(),
+            complete: true,
+        })
+    }
+
+    /// Puts a report together.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one straight line through the report's sections"
+    )]
+    pub(super) fn build(
+        &mut self,
+        snapshots: &[TaskSnapshot],
+        after: &Edge,
+        window: Window,
+        losses: Losses,
+    ) -> Report {
+        let Self {
+            capture,
+            pipeline,
+            targets,
+            symbolizer,
+            kernel,
+            edge,
+            options,
+            ..
+        } = self;
+        if losses.fd_ring_full > 0 || losses.unknown_record > 0 {
+            for table in pipeline.fds.values_mut() {
+                table.set_incomplete("records about descriptors were lost");
+            }
+        }
+        let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
+        let sleepers = waiting::sleepers(snapshots, &pipeline.waits, &mut names, || {
+            capture
+                .as_mut()
+                .and_then(|capture| capture.tasks().ok())
+                .unwrap_or_default()
+        });
+        let live = snapshot::live(edge, after, &sleepers, window.start_ns);
+        let is_go = |pid: u32| {
+            targets
+                .iter()
+                .any(|traced| traced.held.pid == pid && traced.described.runtime.starts_with("go"))
+        };
+        let mut losses = losses;
+        let found_locks = options
+            .collectors
+            .locks
+            .then(|| locks::locks(&pipeline.waits, &mut names, is_go));
+        let nothing = locks::Locks::default();
+        let waiting_now = waiting::waiting_now(
+            &sleepers,
+            found_locks.as_ref().unwrap_or(&nothing),
+            &mut names,
+            &live,
+            &window,
+        );
+        let blocked = options.collectors.io.then(|| {
+            let kernel_stack = |id| {
+                capture
+                    .as_ref()
+                    .map(|capture| capture.kernel_stack(id))
+                    .unwrap_or_default()
+            };
+            blocked::blocked(&pipeline.waits, &mut names, kernel_stack)
+        });
+        let left_out = found_locks.as_ref().map_or(0, |locks| locks.left_out)
+            + blocked.as_ref().map_or(0, |(_, left_out)| *left_out);
+        losses.folded += left_out;
+        let steal_ns = after
+            .steal_ns
+            .zip(edge.steal_ns)
+            .map(|(after, before)| after.saturating_sub(before));
+        let time = time::time(&pipeline.threads, &live, &window, steal_ns);
+        let run_queue = options
+            .collectors
+            .sched
+            .then(|| time::run_queue(&pipeline.threads, &live, snapshot::throttled(edge, after)));
+        let fds = options.collectors.fds.then(|| {
+            fds(
+                &pipeline.fds,
+                targets,
+                options,
+                &self.unseen_kinds,
+                &mut names,
+                after.ns,
+            )
+        });
+        let findings = findings::findings(
+            &findings::Facts {
+                locks: found_locks.as_ref(),
+                fds: fds.as_ref(),
+                time: &time,
+                run_queue: run_queue.as_ref(),
+                losses: &losses,
+                window_ns: window.ns(),
+            },
+            &mut names,
+        );
+        let probes = capture.as_ref().map(Capture::probes).unwrap_or_default();
+        Report {
+            schema: model::SCHEMA.to_owned(),
+            ctrace: model::Ctrace {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            host: host::host(),
+            window: model::Window {
+                started_at: rfc3339(self.started_at).unwrap_or_default(),
+                duration_ns: window.ns(),
+            },
+            options: options_used(options),
+            targets: targets.iter().map(|traced| traced.described.clone()).collect(),
+            probes,
+            losses,
+            overhead: overhead(edge, after, &window),
+            stacks: names.into_stacks(),
+            locks: found_locks.map(|locks| locks.locks),
+            blocked: blocked.map(|(blocked, _)| blocked),
+            time: Some(time),
+            run_queue,
+            waiting_now,
+            fds,
+            go: None,
+            memory: None,
+            deadlocks: Vec::new(),
+            findings,
+        }
+    }
+}
+
+/// What was lost between two sums.
+fn since(now: &Losses, before: &Losses) -> Losses {
+    let mut lost = Losses {
+        ring_full: now.ring_full.saturating_sub(before.ring_full),
+        fd_ring_full: now.fd_ring_full.saturating_sub(before.fd_ring_full),
+        map_full: now.map_full.saturating_sub(before.map_full),
+        stack_failed: now.stack_failed.saturating_sub(before.stack_failed),
+        stack_pending: now.stack_pending.saturating_sub(before.stack_pending),
+        unmatched: now.unmatched.saturating_sub(before.unmatched),
+        folded: now.folded.saturating_sub(before.folded),
+        compat: now.compat.saturating_sub(before.compat),
+        control_truncated: now.control_truncated.saturating_sub(before.control_truncated),
+        user_fault: now.user_fault.saturating_sub(before.user_fault),
+        unknown_record: now.unknown_record.saturating_sub(before.unknown_record),
+        stack_failed_by: now
+            .stack_failed_by
+            .iter()
+            .map(|(reason, &count)| {
+                let before = before.stack_failed_by.get(reason).copied().unwrap_or(0);
+                (reason.clone(), count.saturating_sub(before))
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+        complete: true,
+    };
+    lost.complete = [
+        lost.ring_full,
+        lost.fd_ring_full,
+        lost.map_full,
+        lost.stack_pending,
+        lost.unmatched,
+        lost.folded,
+        lost.control_truncated,
+        lost.unknown_record,
+    ]
+    .iter()
+    .all(|&count| count == 0);
+    lost
+}
+
+/// The descriptors' section: tables of all targets together, rows by process.
+fn fds(
+    tables: &FxHashMap<u32, FdTable>,
+    targets: &[Traced],
+    options: &Options,
+    unseen_kinds: &[String],
+    names: &mut Names<'_>,
+    now_ns: u64,
+) -> Fds {
+    let mut sum = Fds {
+        open_at_start: 0,
+        open_at_end: 0,
+        limit: None,
+        opened: 0,
+        closed: 0,
+        time_to_limit_ns: None,
+        unseen_births: 0,
+        unseen_deaths: 0,
+        unseen_kinds: unseen_kinds.to_vec(),
+        by_stack: Vec::new(),
+    };
+    for traced in targets {
+        let Some(table) = tables.get(&traced.held.pid) else {
+            continue;
+        };
+        let scan = fd::scan(traced.held.pid, host::monotonic_ns).ok();
+        let limit = limits::nofile(traced.held.pid).ok().and_then(|limit| limit.soft);
+        let stack_key = |stack: StackId| format!("s{}", stack.0);
+        let mut input = ReportInput {
+            now_ns,
+            limit,
+            older_ns: options.older.map(|older| older.as_nanos() as u64),
+            scan: scan.as_ref(),
+            sockets: None,
+            unseen_kinds: Vec::new(),
+            hist,
+            stack_key: &stack_key,
+        };
+        let sockets = Sockets::of_only(traced.held.pid, &table.example_inodes(&input)).ok();
+        input.sockets = sockets.as_ref();
+        let fds = table.report(&input);
+        sum.open_at_start += fds.open_at_start;
+        sum.open_at_end += fds.open_at_end;
+        sum.limit = match (sum.limit, fds.limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        sum.opened += fds.opened;
+        sum.closed += fds.closed;
+        sum.time_to_limit_ns = match (sum.time_to_limit_ns, fds.time_to_limit_ns) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        sum.unseen_births += fds.unseen_births;
+        sum.unseen_deaths += fds.unseen_deaths;
+        sum.by_stack.extend(fds.by_stack);
+    }
+    for row in &sum.by_stack {
+        if let Some(id) = row
+            .stack
+            .as_deref()
+            .and_then(|key| key.strip_prefix('s')?.parse().ok())
+        {
+            names.key(StackId(id));
+        }
+    }
+    sum
+}
+
+fn overhead(before: &Edge, after: &Edge, window: &Window) -> Overhead {
+    let kernel_ns = after
+        .kernel_ns
+        .zip(before.kernel_ns)
+        .map(|(after, before)| after.saturating_sub(before));
+    let user_cpu_ns = after.own_cpu_ns.saturating_sub(before.own_cpu_ns);
+    Overhead {
+        kernel_ns,
+        user_cpu_ns,
+        rss_bytes: host::own_rss_bytes(),
+        cpu_percent: (kernel_ns.unwrap_or(0) + user_cpu_ns) as f64 * 100.0 / window.ns().max(1) as f64,
+    }
+}
+
+fn options_used(options: &Options) -> model::OptionsUsed {
+    let collectors = options.collectors;
+    model::OptionsUsed {
+        only: [
+            (collectors.locks, "locks"),
+            (collectors.fds, "fds"),
+            (collectors.sched, "sched"),
+            (collectors.io, "io"),
+        ]
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, name)| name.to_owned())
+        .collect(),
+        min_wait_ns: options.min_wait.as_nanos() as u64,
+        top: options.top,
+        older_ns: options.older.map(|older| older.as_nanos() as u64),
+        follow: options.follow,
+    }
+}
