@@ -1,6 +1,8 @@
 //! The only module that knows aya: loads and attaches the probes, drains their ring, reads their counters.
+//! Beside them [`mappings`] hears from perf what a command maps.
 
 pub mod decode;
+pub mod mappings;
 pub mod offsets;
 pub mod plan;
 pub mod stats;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// Text read of one process: a name may be 4 KiB, and `vm.max_map_count` is 65,530 by default.
 const MAX_TEXT: u64 = 64 << 20;
 /// Mappings kept of one process.
-const MAX_MAPS: usize = 1 << 18;
+pub(crate) const MAX_MAPS: usize = 1 << 18;
 
 /// Threads tried in place of a leader that has exited.
 const MAX_TRIED: usize = 8;
@@ -51,6 +51,26 @@ impl Map {
     pub fn contains(&self, address: u64) -> bool {
         (self.start..self.end).contains(&address)
     }
+}
+
+/// A change of a process's mappings, told by the kernel as it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When, by `CLOCK_MONOTONIC`.
+    pub ts_ns: u64,
+    /// Whose.
+    pub tgid: u32,
+    /// What it was.
+    pub what: What,
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// All mappings are gone: another program takes the place of this one.
+    Exec,
+    /// This one is new, and lies over those that were there.
+    Mapped(Map),
 }
 
 /// Parses the text of a maps file into mappings in rising order of address.
