@@ -109,11 +109,16 @@ impl Symbolizer {
         let Some(space) = stacks.spaces.get(&tgid) else {
             return AddressKind::Unmapped;
         };
-        let Some(at) = maps::find(&space.maps, address) else {
-            return AddressKind::Unmapped;
+        let in_module = || {
+            let (id, bias) = space.data_module(address, &stacks.modules)?;
+            Some(AddressKind::Module {
+                path: stacks.module_path(id).unwrap_or_default().to_owned(),
+                offset: address.wrapping_sub(bias),
+            })
         };
-        let Some(map) = space.maps.get(at) else {
-            return AddressKind::Unmapped;
+        let Some((at, map)) = maps::find(&space.maps, address).and_then(|at| Some((at, space.maps.get(at)?)))
+        else {
+            return in_module().unwrap_or(AddressKind::Unmapped);
         };
         let offset = address - map.start + map.offset;
         if map.shared {
@@ -128,14 +133,7 @@ impl Symbolizer {
                 offset,
             };
         }
-        if let Some((id, bias)) = space.data_module(address, &stacks.modules) {
-            let path = stacks.module_path(id).unwrap_or_default().to_owned();
-            return AddressKind::Module {
-                path,
-                offset: address.wrapping_sub(bias),
-            };
-        }
-        anonymous(&space.maps, at, map)
+        in_module().unwrap_or_else(|| anonymous(&space.maps, at, map))
     }
 }
 

@@ -34,15 +34,19 @@ pub use symbols::Symbolizer;
 
 use intern::Interned;
 use memory::Live;
-use module::Modules;
+use module::{Modules, Source};
 use row::Memory;
-use space::Space;
+use space::{Slot, Space};
 use walk::Walk;
+
+use crate::proc::maps::{Change, Map, What};
 
 /// Frames of one stack at most.
 pub const MAX_FRAMES: usize = 512;
 /// Exited processes whose mappings are kept for names.
 const MAX_EXITED: usize = 4096;
+/// Changes of mappings that wait for their time; beyond, they come before it.
+const MAX_HEARD: usize = 1 << 16;
 
 /// A stack seen in a process; equal stacks of one process have equal ids. 0 is "no stack".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,12 +117,22 @@ pub struct Unwound {
     pub needed: usize,
 }
 
+/// A change of mappings whose time has not come.
+struct Heard {
+    ts_ns: u64,
+    tgid: u32,
+    /// The mapping and its file; none is a new program.
+    mapped: Option<(Map, Slot)>,
+}
+
 /// All targets' address spaces, the files they map, and every different stack.
 #[derive(Default)]
 pub struct Stacks {
     spaces: FxHashMap<u32, Space>,
     /// Exited ones, oldest first.
     exited: VecDeque<u32>,
+    /// By time.
+    heard: VecDeque<Heard>,
     modules: Modules,
     interned: Interned,
     failures: BTreeMap<&'static str, u64>,
@@ -153,6 +167,54 @@ impl Stacks {
             end,
             needed: memory.needed,
         }
+    }
+
+    /// Takes what the kernel told of a process's mappings: the file is opened at once, the mapping counts when
+    /// [`Self::advance`] comes to its time.
+    pub fn hear(&mut self, change: Change) {
+        let Change { ts_ns, tgid, what } = change;
+        let mapped = match what {
+            What::Mapped(map) if map.exec => {
+                let slot = space::open(tgid, &map, &mut self.modules, Source::Heard);
+                Some((map, slot.unwrap_or(Slot::Unopened)))
+            }
+            What::Mapped(_) => return,
+            What::Exec => {
+                self.spaces.entry(tgid).or_default().superseded = true;
+                None
+            }
+        };
+        let at = self.heard.partition_point(|h| h.ts_ns <= ts_ns);
+        self.heard.insert(at, Heard { ts_ns, tgid, mapped });
+        if self.heard.len() > MAX_HEARD
+            && let Some(first) = self.heard.pop_front()
+        {
+            self.apply(first);
+        }
+    }
+
+    /// The next events are of this time: what was heard up to it counts.
+    pub fn advance(&mut self, ts_ns: u64) {
+        while self.heard.front().is_some_and(|h| h.ts_ns <= ts_ns) {
+            if let Some(heard) = self.heard.pop_front() {
+                self.apply(heard);
+            }
+        }
+    }
+
+    fn apply(&mut self, heard: Heard) {
+        if let Some((map, slot)) = heard.mapped {
+            self.spaces.entry(heard.tgid).or_default().add(map, slot);
+        } else {
+            self.renew(heard.tgid, Space::default());
+            self.spaces.entry(heard.tgid).or_default().renewed = true;
+        }
+    }
+
+    /// Begins an address space.
+    fn renew(&mut self, tgid: u32, mut space: Space) {
+        space.superseded = self.heard.iter().any(|h| h.tgid == tgid && h.mapped.is_none());
+        self.spaces.insert(tgid, space);
     }
 
     fn walk(&mut self, tgid: u32, regs: &Regs, memory: &mut impl Memory) -> (StackId, End) {
@@ -198,7 +260,11 @@ impl Stacks {
 
     /// A process runs another program now.
     pub fn process_exec(&mut self, tgid: u32) {
-        self.spaces.insert(tgid, Space::default());
+        // When the probes see it, the new program is mapped already; its mappings were heard.
+        let renewed = self.spaces.get_mut(&tgid).map(|space| &mut space.renewed);
+        if !renewed.is_some_and(std::mem::take) {
+            self.renew(tgid, Space::default());
+        }
     }
 
     /// A process made or dropped an executable mapping: what was known about its addresses is read again.
@@ -227,7 +293,7 @@ impl Stacks {
     pub fn process_fork(&mut self, parent: u32, child: u32) {
         self.exited.retain(|&t| t != child);
         let space = self.spaces.get(&parent).map(Space::fork).unwrap_or_default();
-        self.spaces.insert(child, space);
+        self.renew(child, space);
     }
 
     /// Frames of a stack, leaf first.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
@@ -37,6 +38,15 @@ pub(super) enum Lookup {
     None,
     /// There are, but they are not understood.
     Bad,
+}
+
+/// Who told of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// `/proc`, just now.
+    Proc,
+    /// The kernel, when it was made: something else may be there now.
+    Heard,
 }
 
 /// One file.
@@ -102,8 +112,8 @@ impl Modules {
     }
 
     /// Opens the file behind a mapping. `Ok(None)`: it is no ELF file.
-    pub(super) fn open(&mut self, tgid: u32, map: &Map) -> io::Result<Option<ModuleId>> {
-        let file = open_mapped(tgid, map)?;
+    pub(super) fn open(&mut self, tgid: u32, map: &Map, source: Source) -> io::Result<Option<ModuleId>> {
+        let file = open_mapped(tgid, map, source)?;
         let stat = file.metadata()?;
         let modified = (stat.mtime(), stat.mtime_nsec());
         let key = Key {
@@ -222,28 +232,45 @@ fn sigreturn_row() -> Row {
     }
 }
 
-/// Opens the file of a mapping: the very one, if the kernel lets us; else the one at its path if it has that inode.
-fn open_mapped(tgid: u32, map: &Map) -> io::Result<File> {
+/// Opens the file of a mapping: the very one, if the kernel lets us; else the one at its path if it is that file.
+fn open_mapped(tgid: u32, map: &Map, source: Source) -> io::Result<File> {
     // Opening a device can do anything, so only its path is touched until it is known to be a regular file.
-    let regular = |path: &str| {
+    let regular = |path: &str, checked: bool| {
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_PATH)
             .open(path)?;
-        if file.metadata()?.is_file() {
+        if file.metadata()?.is_file() && (!checked || is_mapped(&file, map)?) {
             Ok(file)
-        } else {
-            Err(io::Error::from(io::ErrorKind::InvalidInput))
-        }
-    };
-    let exact = regular(&format!("/proc/{tgid}/map_files/{:x}-{:x}", map.start, map.end));
-    let file = exact.or_else(|_| {
-        let found = regular(&format!("/proc/{tgid}/root{}", map.name)).or_else(|_| regular(&map.name))?;
-        if found.metadata()?.ino() == map.inode {
-            Ok(found)
         } else {
             Err(io::Error::from(io::ErrorKind::NotFound))
         }
-    })?;
+    };
+    let exact = format!("/proc/{tgid}/map_files/{:x}-{:x}", map.start, map.end);
+    let file = regular(&exact, source == Source::Heard)
+        .or_else(|_| regular(&format!("/proc/{tgid}/root{}", map.name), true))
+        .or_else(|_| regular(&map.name, true))?;
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Whether an open file is the one that a mapping names.
+fn is_mapped(file: &File, map: &Map) -> io::Result<bool> {
+    let stat = file.metadata()?;
+    if stat.ino() != map.inode {
+        return Ok(false);
+    }
+    let device = u64::from(libc::major(stat.dev())) << 32 | u64::from(libc::minor(stat.dev()));
+    Ok(device == map.device || has_many_devices(file))
+}
+
+/// On a file system that shows other devices to stat(2) than to mappings.
+fn has_many_devices(file: &File) -> bool {
+    const BCACHEFS: libc::c_long = 0xca45_1a4e;
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: fstatfs(2) fills the struct, which was zeroed in case it fails.
+    let stat = unsafe {
+        libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr());
+        stat.assume_init()
+    };
+    [libc::BTRFS_SUPER_MAGIC, libc::OVERLAYFS_SUPER_MAGIC, BCACHEFS].contains(&stat.f_type)
 }

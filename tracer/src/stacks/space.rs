@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::memory;
-use super::module::{Lookup, ModuleId, Modules};
+use super::module::{Lookup, ModuleId, Modules, Source};
 use crate::proc::maps::{self, Map};
 
 /// Mappings are not read again sooner than this, whatever addresses turn up.
@@ -37,7 +37,7 @@ pub(super) enum Code {
 
 /// A file behind a mapping, opened when first needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
+pub(super) enum Slot {
     Unopened,
     Not,
     Module(ModuleId, u64),
@@ -54,6 +54,10 @@ pub(super) struct Space {
     stale: bool,
     /// A thread to read through, when the leader has exited.
     through: Option<u32>,
+    /// The kernel told that this program began; the probes are about to.
+    pub(super) renewed: bool,
+    /// It is known that another program has begun since: what `/proc` tells is of that one.
+    pub(super) superseded: bool,
 }
 
 impl Space {
@@ -69,6 +73,44 @@ impl Space {
     /// Forgets what only unwinding needs.
     pub(super) fn freeze(&mut self) {
         self.code = FxHashMap::default();
+    }
+
+    /// Has one more mapping, told by the kernel; `slot` is its file, if that could be opened.
+    pub(super) fn add(&mut self, map: Map, slot: Slot) {
+        if let Some(at) = maps::find(&self.maps, map.start)
+            && let Some(known) = self.maps.get(at)
+            && includes(known, &map)
+        {
+            if let Some(known) = self.slots.get_mut(at).filter(|s| **s == Slot::Unopened) {
+                *known = slot;
+                self.code.clear();
+            }
+            return;
+        }
+        if self.maps.len() + 2 > maps::MAX_MAPS {
+            return;
+        }
+        self.code.clear();
+        let first = self.maps.partition_point(|m| m.end <= map.start);
+        let end = self.maps.partition_point(|m| m.start < map.end).max(first);
+        let below = self
+            .maps
+            .get(first)
+            .filter(|m| first < end && m.start < map.start);
+        let below = below.map(|m| (cut(m, m.start, map.start), self.slots.get(first)));
+        let above = end.checked_sub(1).filter(|&last| first <= last);
+        let above = above.and_then(|last| Some((self.maps.get(last)?, self.slots.get(last))));
+        let above = above
+            .filter(|(m, _)| m.end > map.end)
+            .map(|(m, slot)| (cut(m, map.end, m.end), slot));
+        let (maps, slots): (Vec<_>, Vec<_>) = below
+            .into_iter()
+            .chain([(map, Some(&slot))])
+            .chain(above)
+            .map(|(map, slot)| (map, slot.copied().unwrap_or(Slot::Unopened)))
+            .unzip();
+        Arc::make_mut(&mut self.maps).splice(first..end, maps);
+        self.slots.splice(first..end, slots);
     }
 
     /// Has other mappings: the next address reads them, unless they were just read.
@@ -141,7 +183,7 @@ impl Space {
     ) -> Option<(ModuleId, u64)> {
         let (slot, map) = (self.slots.get_mut(at)?, self.maps.get(at)?);
         if *slot == Slot::Unopened {
-            *slot = open(self.through.unwrap_or(tgid), map, modules).unwrap_or_else(|_| {
+            *slot = open(self.through.unwrap_or(tgid), map, modules, Source::Proc).unwrap_or_else(|_| {
                 *failures.entry("file_unreadable").or_default() += 1;
                 Slot::Not
             });
@@ -155,7 +197,7 @@ impl Space {
 
     /// Reads the mappings again unless that was just done. Whether they changed.
     fn refresh(&mut self, tgid: u32, failures: &mut Failures) -> bool {
-        if self.read_at.is_some_and(|at| at.elapsed() < READ_INTERVAL) {
+        if self.superseded || self.read_at.is_some_and(|at| at.elapsed() < READ_INTERVAL) {
             return false;
         }
         self.read_at = Some(Instant::now());
@@ -190,7 +232,21 @@ impl Space {
     /// The file that holds `address`, with its bias, if it was opened for code: for data the nearest mapping below counts
     /// too, as `.bss` continues in anonymous memory after the file's last page.
     pub(super) fn data_module(&self, address: u64, modules: &Modules) -> Option<(ModuleId, u64)> {
-        let at = maps::find(&self.maps, address)?;
+        let holds = |id, bias| {
+            let vaddr = address.wrapping_sub(bias);
+            let inside =
+                |s: &super::elf::Segment| vaddr.checked_sub(s.vaddr).is_some_and(|o| o < s.memory_size);
+            modules
+                .get(id)
+                .is_some_and(|module| module.elf.segments.iter().any(inside))
+        };
+        let Some(at) = maps::find(&self.maps, address) else {
+            // Of a process that was gone before its mappings could be read only the code's are known.
+            return self.slots.iter().find_map(|slot| match *slot {
+                Slot::Module(id, bias) if holds(id, bias) => Some((id, bias)),
+                _ => None,
+            });
+        };
         let map = self.maps.get(at)?;
         let file = if map.is_file() {
             map
@@ -203,10 +259,7 @@ impl Space {
             Slot::Module(id, bias) if same(m) => Some((id, bias)),
             _ => None,
         })?;
-        let vaddr = address.wrapping_sub(bias);
-        let loads = &modules.get(id)?.elf.segments;
-        let inside = |s: &super::elf::Segment| vaddr.checked_sub(s.vaddr).is_some_and(|o| o < s.memory_size);
-        loads.iter().any(inside).then_some((id, bias))
+        holds(id, bias).then_some((id, bias))
     }
 
     /// Opens the code of the file that holds or precedes `address`, so that [`Self::data_module`] finds it.
@@ -250,12 +303,34 @@ fn read_maps(tgid: u32) -> Option<(Option<u32>, Vec<Map>)> {
         .find_map(|tid| Some((Some(tid), read(tid)?)))
 }
 
-fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {
+/// Whether `map` adds nothing to `known`, which holds its start.
+fn includes(known: &Map, map: &Map) -> bool {
+    let base = |m: &Map| m.start.wrapping_sub(m.offset);
+    known.exec
+        && known.end >= map.end
+        && (known.inode, known.device) == (map.inode, map.device)
+        && (base(known) == base(map) || (map.inode == 0 && known.name == map.name))
+}
+
+/// The part of a mapping from `start` to `end`.
+fn cut(map: &Map, start: u64, end: u64) -> Map {
+    let skipped = if map.inode == 0 { 0 } else { start - map.start };
+    Map {
+        start,
+        end,
+        offset: map.offset.wrapping_add(skipped),
+        ..map.clone()
+    }
+}
+
+/// Opens the file behind a mapping.
+pub(super) fn open(tgid: u32, map: &Map, modules: &mut Modules, source: Source) -> std::io::Result<Slot> {
     let id = if &*map.name == "[vdso]" {
-        let image = memory::read(tgid, map.start, (map.end - map.start).min(MAX_VDSO) as usize);
+        let len = (map.end - map.start).min(MAX_VDSO);
+        let image = memory::read(tgid, map.start, len as usize).or_else(|| own_vdso(len));
         modules.add_vdso(image.ok_or(std::io::ErrorKind::NotFound)?)?
     } else if map.is_file() {
-        modules.open(tgid, map)?
+        modules.open(tgid, map, source)?
     } else {
         None
     };
@@ -263,4 +338,81 @@ fn open(tgid: u32, map: &Map, modules: &mut Modules) -> std::io::Result<Slot> {
     Ok(id
         .and_then(|id| Some(Slot::Module(id, bias(id)?)))
         .unwrap_or(Slot::Not))
+}
+
+/// Our own vdso, which is everyone's, if it has that length.
+fn own_vdso(len: u64) -> Option<Vec<u8>> {
+    let own = std::process::id();
+    let maps = maps::read(own).ok()?;
+    let map = maps.iter().find(|m| &*m.name == "[vdso]")?;
+    (map.end - map.start == len)
+        .then(|| memory::read(own, map.start, len as usize))
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(start: u64, end: u64, offset: u64, inode: u64) -> Map {
+        Map {
+            start,
+            end,
+            read: true,
+            write: false,
+            exec: true,
+            shared: false,
+            offset,
+            device: 1,
+            inode,
+            name: if inode == 0 { "" } else { "/file" }.into(),
+        }
+    }
+
+    fn seen(space: &Space) -> Vec<(u64, u64, u64, u64)> {
+        assert_eq!(space.maps.len(), space.slots.len());
+        let one = |m: &Map| (m.start, m.end, m.offset, m.inode);
+        space.maps.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_new_mapping_lies_over_the_old() {
+        let mut space = Space::default();
+        space.add(map(0x1000, 0x9000, 0x4000, 7), Slot::Not);
+        space.add(map(0x3000, 0x4000, 0, 8), Slot::Unopened);
+        assert_eq!(
+            seen(&space),
+            [
+                (0x1000, 0x3000, 0x4000, 7),
+                (0x3000, 0x4000, 0, 8),
+                (0x4000, 0x9000, 0x7000, 7)
+            ]
+        );
+        assert_eq!(space.slots, [Slot::Not, Slot::Unopened, Slot::Not]);
+        // Part of what is known, its file opened meanwhile; then one over all of it.
+        space.add(map(0x3000, 0x4000, 0, 8), Slot::Not);
+        assert_eq!(space.slots[1], Slot::Not);
+        space.add(map(0x5000, 0x6000, 0x8000, 7), Slot::Unopened);
+        assert_eq!(seen(&space).len(), 3);
+        space.add(map(0, 0x10000, 0, 0), Slot::Not);
+        assert_eq!(seen(&space), [(0, 0x10000, 0, 0)]);
+    }
+
+    proptest! {
+        #[test]
+        fn mappings_never_overlap(added in proptest::collection::vec((0u64..60, 1u64..20, 0u64..3), 0..40)) {
+            let mut space = Space::default();
+            for (start, len, inode) in added {
+                let new = map(start << 12, (start + len) << 12, start << 12, inode);
+                space.add(new, Slot::Unopened);
+                let all = seen(&space);
+                prop_assert!(all.iter().all(|m| m.0 < m.1));
+                prop_assert!(all.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+                let at = maps::find(&space.maps, start << 12).unwrap();
+                prop_assert_eq!(space.maps[at].inode, inode);
+            }
+        }
+    }
 }
