@@ -36,7 +36,11 @@ impl Tracing {
             None => [0; counter::COUNT as usize],
         };
         let at = |which: u32| lost[which as usize];
-        let failures = self.pipeline.stacks.failures();
+        let mut failures = self.pipeline.stacks.failures();
+        let unheard = self.hearing.lost();
+        if unheard > 0 {
+            failures.insert("mapping_unheard", unheard);
+        }
         let folded = self.pipeline.waits.folded()
             + self.pipeline.threads.folded()
             + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();

@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod child;
+pub mod hearing;
 pub mod output;
 pub mod pipeline;
 pub mod snapshot;
@@ -55,6 +56,9 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         None => targets,
     };
     let mut tracing = Tracing::start(options, targets)?;
+    if let Some(child) = &child {
+        tracing.hear_mappings(child.pid());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -117,6 +117,7 @@ impl Pipeline {
             Event::FdUring(record, copy) => self.on_uring(record, copy.as_ref()),
             Event::Fork(record) => {
                 if record.child_tgid != record.header.tgid {
+                    self.stacks.process_fork(record.header.tgid, record.child_tgid);
                     self.notices.push(Notice::Child {
                         parent: record.header.tgid,
                         child: record.child_tgid,

@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow};
 use tracer_ebpf::wire::TaskSnapshot;
 
 use super::{
+    hearing::Hearing,
     pipeline::{Notice, Pipeline},
     snapshot::Edge,
 };
@@ -42,6 +43,7 @@ pub struct Tracing {
     pub options: Options,
     pub(super) capture: Option<Capture>,
     pub(super) pipeline: Pipeline,
+    pub(super) hearing: Hearing,
     pub(super) targets: Vec<Traced>,
     pub(super) symbolizer: Symbolizer,
     pub(super) kernel: KernelSymbols,
@@ -89,6 +91,7 @@ impl Tracing {
             options,
             capture: Some(capture),
             pipeline,
+            hearing: Hearing::default(),
             targets,
             symbolizer: Symbolizer::new(),
             kernel: KernelSymbols::new(),
@@ -97,6 +100,11 @@ impl Tracing {
             lost_before: Losses::default(),
             unseen_kinds,
         })
+    }
+
+    /// Hears what a process maps from now on; it must still have one thread.
+    pub fn hear_mappings(&mut self, pid: u32) {
+        self.hearing.watch(pid, self.options.follow);
     }
 
     /// A descriptor that becomes readable when the probes want the ring emptied.
@@ -111,8 +119,12 @@ impl Tracing {
     /// Takes what the probes have written.
     pub fn drain(&mut self) {
         let Some(capture) = &mut self.capture else { return };
+        self.hearing.hear(&mut self.pipeline.stacks);
         for _ in 0..BATCHES {
-            let taken = capture.drain(BATCH, |record| self.pipeline.on_record(record));
+            let taken = capture.drain(BATCH, |record| {
+                self.hearing.before(record, &mut self.pipeline.stacks);
+                self.pipeline.on_record(record);
+            });
             for (place, class) in self.pipeline.take_classes() {
                 capture.set_stack_class(place, class);
             }
@@ -141,8 +153,10 @@ impl Tracing {
                     return;
                 }
                 // A child that has ended already left its records, which need no more of it.
-                let Ok(held) = Held::hold(child) else { return };
-                self.pipeline.stacks.process_fork(parent, child);
+                let Ok(held) = Held::hold(child) else {
+                    self.pipeline.stacks.process_exit(child);
+                    return;
+                };
                 if let Some(table) = self.pipeline.fds.get(&parent) {
                     let table = table.forked(child, ts_ns);
                     self.pipeline.fds.insert(child, table);
@@ -243,6 +257,7 @@ impl Tracing {
                 let mut late = Vec::new();
                 capture.drain(usize::MAX, |record| late.push(record.to_vec()));
                 for record in late {
+                    self.hearing.before(&record, &mut self.pipeline.stacks);
                     self.pipeline.on_record(&record);
                 }
             }
