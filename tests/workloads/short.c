@@ -1,7 +1,8 @@
 // What a traced command does from its first instruction on, and nothing else.
 //
 //   short run N        opens N files, ends with status 7: `ctrace -- short run 23` must see every one of them
-//   short exec FILE    at `go` opens 23 files, then becomes FILE with the argument `run 97`
+//   short exec FILE    at `go` opens 23 files, then becomes FILE with the arguments `stay 97`
+//   short stay N       opens N files, says `done`, holds them until `quit`
 //   short die          at `go` opens 23 files and ends with status 0
 #include "workload.h"
 
@@ -18,11 +19,16 @@ int main(int argc, char **argv) {
         open_first(atol(argv[2]));
         return 7;
     }
+    if (strcmp(argv[1], "stay") == 0) {
+        open_first(atol(argv[2]));
+        say_done();
+        return 0;
+    }
     say_ready();
     expect_line("go");
     open_first(23);
     if (strcmp(argv[1], "exec") == 0) {
-        execl(argv[2], argv[2], "run", "97", (char *)NULL);
+        execl(argv[2], argv[2], "stay", "97", (char *)NULL);
         must(0, "execl");
     }
     return 0;

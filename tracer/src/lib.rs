@@ -14,3 +14,6 @@ pub mod proc;
 pub mod report;
 pub mod session;
 pub mod stacks;
+
+#[cfg(test)]
+mod testing;

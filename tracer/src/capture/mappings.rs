@@ -64,6 +64,7 @@ mod flag {
 }
 
 /// What is heard of a process and all that it becomes. Nobody else hears less or pays for it, and it ends with this value.
+#[derive(Default)]
 pub struct Mappings {
     rings: Vec<Ring>,
     lost: u64,
@@ -73,15 +74,21 @@ pub struct Mappings {
 }
 
 impl Mappings {
-    /// Hears of executable mappings of a process with one thread, of the threads that it makes, and, with `follow`, of the
+    /// Hears of nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Hears of executable mappings that a thread makes, and the threads that it makes from now on, and, with `follow`, the
     /// processes.
-    pub fn watch(pid: u32, follow: bool) -> io::Result<Self> {
+    pub fn watch(&mut self, tid: u32, follow: bool) -> io::Result<()> {
         // SAFETY: sysconf(3) reads a number.
         let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
         let cpus = i32::try_from(cpus).unwrap_or(1).clamp(1, MAX_CPUS);
         let mut rings = Vec::new();
         for cpu in 0..cpus {
-            match Ring::open(pid, cpu, follow) {
+            match Ring::open(tid, cpu, follow) {
                 Ok(ring) => rings.push(ring),
                 // A CPU that is off.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
@@ -91,12 +98,14 @@ impl Mappings {
         if rings.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Self {
-            rings,
-            lost: 0,
-            bytes: Vec::new(),
-            changes: Vec::new(),
-        })
+        self.rings.extend(rings);
+        Ok(())
+    }
+
+    /// Rings open.
+    #[must_use]
+    pub fn rings(&self) -> usize {
+        self.rings.len()
     }
 
     /// Hands on what has been heard since the last time, in order of time.
@@ -254,7 +263,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::proc::{host::monotonic_ns, maps::What};
+    use crate::{
+        proc::{host::monotonic_ns, maps::What},
+        testing::skip,
+    };
 
     /// A shell that waits for a line, then becomes another program.
     #[test]
@@ -262,15 +274,13 @@ mod tests {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "read line; exec /bin/cat /dev/null"]);
         let mut shell = shell.stdin(Stdio::piped()).spawn().unwrap();
-        let mut mappings = match Mappings::watch(shell.id(), false) {
-            Ok(mappings) => mappings,
-            Err(error) => {
-                println!("SKIP perf_event_open: {error}");
-                shell.kill().unwrap();
-                shell.wait().unwrap();
-                return;
-            }
-        };
+        let mut mappings = Mappings::new();
+        if let Err(error) = mappings.watch(shell.id(), false) {
+            shell.kill().unwrap();
+            shell.wait().unwrap();
+            skip(&error);
+            return;
+        }
         let before = monotonic_ns();
         shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
         assert!(shell.wait().unwrap().success());
@@ -309,12 +319,13 @@ mod tests {
             done";
         let mut shell = Command::new("/bin/sh");
         let mut shell = shell.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
-        let Ok(mut mappings) = Mappings::watch(shell.id(), true) else {
-            println!("SKIP perf_event_open");
+        let mut mappings = Mappings::new();
+        if let Err(error) = mappings.watch(shell.id(), true) {
+            skip(&error);
             shell.kill().unwrap();
             shell.wait().unwrap();
             return;
-        };
+        }
         let mut stdin = shell.stdin.take().unwrap();
         let mut begin = || stdin.write_all(b"go\n").unwrap();
         let mut execs = 0;

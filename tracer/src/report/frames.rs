@@ -92,7 +92,10 @@ pub(crate) fn app_index(stack: &[StackFrame]) -> usize {
 pub(crate) fn is_app(frame: &StackFrame) -> bool {
     let file = frame.module.as_deref().map_or("", basename);
     let name = frame.function.as_deref().map_or("", bare);
+    // An inlined generic of Rust's library has no path before its name, but its file tells.
+    let source = frame.file.as_deref().unwrap_or_default();
     name != "_start"
+        && !SOURCES.iter().any(|sources| source.contains(sources))
         && !LIBRARIES.iter().any(|library| file.starts_with(library))
         && !WRAPPERS.iter().any(|wrapper| name.starts_with(wrapper))
         && !is_go_sync(name)
@@ -155,6 +158,16 @@ mod tests {
 
     fn chosen(frames: &[(&str, &str)]) -> Option<String> {
         app_function(&stack(frames)).and_then(|frame| frame.function.clone())
+    }
+
+    #[test]
+    fn inlined_generics_of_the_library_are_known_by_their_file() {
+        let mut frames = stack(&[("lock<u64>", "shop"), ("lookup_price", "shop")]);
+        frames[0].file = Some("/rustc/0123/library/std/src/sync/poison/mutex.rs".to_owned());
+        assert_eq!(
+            app_function(&frames).and_then(|f| f.function.as_deref()),
+            Some("lookup_price")
+        );
     }
 
     #[test]

@@ -2,9 +2,16 @@
 
 use tracer_ebpf::wire::Header;
 
-use crate::{capture::mappings::Mappings, proc::host, stacks::Stacks};
+use crate::{
+    capture::mappings::Mappings,
+    proc::{host, sched::tids},
+    stacks::Stacks,
+};
 
-/// What is heard of a command's mappings.
+/// Threads that are listened to: each costs a ring for every CPU. New threads are heard through those that make them.
+const THREADS_MAX: usize = 32;
+
+/// What is heard of the targets' mappings.
 #[derive(Default)]
 pub struct Hearing {
     mappings: Option<Mappings>,
@@ -13,11 +20,17 @@ pub struct Hearing {
 }
 
 impl Hearing {
-    /// Hears of a process from now on, if the kernel lets us; without, its mappings are read while it lives.
+    /// Hears of a process from now on, if the kernel lets us and it has few threads; without, its mappings are read while it lives.
     pub fn watch(&mut self, pid: u32, follow: bool) {
-        match Mappings::watch(pid, follow) {
-            Ok(mappings) => self.mappings = Some(mappings),
-            Err(error) => log::debug!("mappings are not heard: {error}"),
+        let tids = tids(pid);
+        let mappings = self.mappings.get_or_insert_with(Mappings::new);
+        if mappings.rings() + tids.len() > THREADS_MAX {
+            return;
+        }
+        for tid in tids {
+            if let Err(error) = mappings.watch(tid, follow) {
+                log::debug!("mappings of {tid} are not heard: {error}");
+            }
         }
     }
 

@@ -55,10 +55,7 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         Some(child) => vec![Held::hold(child.pid())?],
         None => targets,
     };
-    let mut tracing = Tracing::start(options, targets)?;
-    if let Some(child) = &child {
-        tracing.hear_mappings(child.pid());
-    }
+    let mut tracing = Tracing::start(options, targets, child.is_some())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

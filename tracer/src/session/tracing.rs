@@ -55,8 +55,8 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// Attaches the probes and looks at the targets for the first time.
-    pub fn start(options: Options, held: Vec<Held>) -> Result<Self> {
+    /// Attaches the probes and looks at the targets for the first time. `command`: they wait to become the command.
+    pub fn start(options: Options, held: Vec<Held>, command: bool) -> Result<Self> {
         let request = Request {
             targets: held.iter().map(|held| held.pid).collect(),
             collectors: options.collectors,
@@ -66,6 +66,7 @@ impl Tracing {
         let capture = Capture::start(&request)?;
         let min_wait = options.min_wait.as_nanos() as u64;
         let mut pipeline = Pipeline::new(min_wait, options.collectors.io, host::realtime_offset_ns());
+        let mut hearing = Hearing::default();
         let mut targets = Vec::new();
         for held in held {
             if held.has_exited() {
@@ -76,6 +77,11 @@ impl Tracing {
             }
             if options.collectors.fds {
                 pipeline.fds.insert(held.pid, seeded(held.pid));
+            }
+            // A command may be gone before its mappings can be read. A process that runs is not taxed for the chance that
+            // it becomes another program that ends at once: listening costs it 50 to 100 ns a context switch.
+            if command {
+                hearing.watch(held.pid, options.follow);
             }
             pipeline.stacks.prime(held.pid);
             targets.push(Traced {
@@ -91,7 +97,7 @@ impl Tracing {
             options,
             capture: Some(capture),
             pipeline,
-            hearing: Hearing::default(),
+            hearing,
             targets,
             symbolizer: Symbolizer::new(),
             kernel: KernelSymbols::new(),
@@ -100,11 +106,6 @@ impl Tracing {
             lost_before: Losses::default(),
             unseen_kinds,
         })
-    }
-
-    /// Hears what a process maps from now on; it must still have one thread.
-    pub fn hear_mappings(&mut self, pid: u32) {
-        self.hearing.watch(pid, self.options.follow);
     }
 
     /// A descriptor that becomes readable when the probes want the ring emptied.

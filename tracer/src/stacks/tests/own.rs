@@ -1,5 +1,6 @@
 //! This very test program (Rust, linked as rustc does), against libgcc's unwinder.
 
+use crate::testing::skip;
 use std::arch::asm;
 use std::ffi::{CString, c_void};
 use std::hint::black_box;
@@ -113,7 +114,7 @@ fn a_library_loaded_meanwhile() {
         .arg(&source)
         .status();
     if !built.is_ok_and(|s| s.success()) {
-        println!("skipped: no gcc");
+        skip(&"no gcc");
         return;
     }
     let mut stacks = Stacks::new();

@@ -1,5 +1,6 @@
 //! Compiles and starts a program, and takes its threads' registers.
 
+use crate::testing::skip;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -43,7 +44,7 @@ impl Program {
             .arg(&input);
         let built = command.output().ok().filter(|o| o.status.success());
         if built.is_none() {
-            println!("skipped: `{compiler} {options:?}` does not work here");
+            skip(&format!("`{compiler} {options:?}` does not work here"));
             return None;
         }
         let mut child = Command::new(&output).stdout(Stdio::piped()).spawn().unwrap();
@@ -165,7 +166,7 @@ end
         ])
         .arg(file.path());
     let Ok(output) = command.output() else {
-        println!("skipped: no gdb to compare with");
+        skip(&"no gdb to compare with");
         return None;
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -181,7 +182,7 @@ end
         })
         .collect();
     if threads.is_empty() {
-        println!("skipped: gdb cannot attach here");
+        skip(&"gdb cannot attach here");
         return None;
     }
     Some(threads)
