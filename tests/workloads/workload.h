@@ -52,6 +52,7 @@ static inline void truth(const char *key, long value) { printf("truth %s %ld\n",
 
 static inline void say_done(void) {
     printf("done\n");
+    fflush(stdout);
     expect_line("quit");
 }
 
