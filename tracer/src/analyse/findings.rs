@@ -256,6 +256,8 @@ const fn remedy(kind: LockKind) -> &'static str {
 
 /// Share of runnable time among running and runnable from which CPUs are short.
 const STARVED: f64 = 0.3;
+/// Delays shorter than this are the price of starting and waking threads, however many there are.
+const FELT_NS: u64 = 1_000_000;
 const THROTTLED: f64 = 0.05;
 
 fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Finding>) {
@@ -292,7 +294,11 @@ fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Fi
     let wanted = time.running_ns + time.runnable_ns;
     let share = time.runnable_ns as f64 / wanted.max(1) as f64;
     // Less than a tenth of one CPU wanted in all is no shortage that anybody feels.
-    if share < STARVED || wanted < window_ns / 10 || run_queue.hist.count < 20 {
+    if share < STARVED
+        || wanted < window_ns / 10
+        || run_queue.hist.count < 20
+        || run_queue.hist.p90_ns < FELT_NS
+    {
         return;
     }
     found.push(Finding {

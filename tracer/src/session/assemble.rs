@@ -6,7 +6,7 @@ use tracer_ebpf::wire::{TaskSnapshot, counter};
 
 use super::{
     snapshot::{self, Edge},
-    tracing::{Traced, Tracing},
+    tracing::Tracing,
 };
 use crate::{
     aggregate::fds::{FdTable, ReportInput},
@@ -43,6 +43,7 @@ impl Tracing {
         }
         let folded = self.pipeline.waits.folded()
             + self.pipeline.threads.folded()
+            + self.pipeline.folded()
             + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();
         Ok(Losses {
             ring_full: at(counter::RING_FULL),
@@ -138,16 +139,10 @@ impl Tracing {
             .collectors
             .sched
             .then(|| time::run_queue(&pipeline.threads, &live, snapshot::throttled(edge, after)));
-        let fds = options.collectors.fds.then(|| {
-            fds(
-                &pipeline.fds,
-                targets,
-                options,
-                &self.unseen_kinds,
-                &mut names,
-                after.ns,
-            )
-        });
+        let fds = options
+            .collectors
+            .fds
+            .then(|| fds(&pipeline.fds, options, &self.unseen_kinds, &mut names, after.ns));
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
@@ -233,7 +228,6 @@ fn since(now: &Losses, before: &Losses) -> Losses {
 /// The descriptors' section: tables of all targets together, rows by process.
 fn fds(
     tables: &FxHashMap<u32, FdTable>,
-    targets: &[Traced],
     options: &Options,
     unseen_kinds: &[String],
     names: &mut Names<'_>,
@@ -251,12 +245,11 @@ fn fds(
         unseen_kinds: unseen_kinds.to_vec(),
         by_stack: Vec::new(),
     };
-    for traced in targets {
-        let Some(table) = tables.get(&traced.held.pid) else {
-            continue;
-        };
-        let scan = fd::scan(traced.held.pid, host::monotonic_ns).ok();
-        let limit = limits::nofile(traced.held.pid).ok().and_then(|limit| limit.soft);
+    let mut tables: Vec<(u32, &FdTable)> = tables.iter().map(|(&pid, table)| (pid, table)).collect();
+    tables.sort_unstable_by_key(|(pid, _)| *pid);
+    for (pid, table) in tables {
+        let scan = fd::scan(pid, host::monotonic_ns).ok();
+        let limit = limits::nofile(pid).ok().and_then(|limit| limit.soft);
         let stack_key = |stack: StackId| format!("s{}", stack.0);
         let mut input = ReportInput {
             now_ns,
@@ -268,7 +261,7 @@ fn fds(
             hist,
             stack_key: &stack_key,
         };
-        let sockets = Sockets::of_only(traced.held.pid, &table.example_inodes(&input)).ok();
+        let sockets = Sockets::of_only(pid, &table.example_inodes(&input)).ok();
         input.sockets = sockets.as_ref();
         let fds = table.report(&input);
         sum.open_at_start += fds.open_at_start;

@@ -1,7 +1,7 @@
 //! Records in, tables out: decodes, unwinds, and feeds the aggregators. It never touches the kernel half.
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::wire::{FdUring, Regs, StackClass, StackPlace, SwitchOut, stack_fault};
+use tracer_ebpf::wire::{FdUring, Fork, Regs, StackClass, StackPlace, SwitchOut, stack_fault};
 
 use crate::{
     aggregate::{fds::FdTable, reason::reason, threads::Threads, waits::Waits},
@@ -12,6 +12,8 @@ use crate::{
 
 /// Requests of `io_uring` under way that are remembered.
 const URING_MAX: usize = 65_536;
+/// Tables of descriptors, those of ended children included; further children's descriptors are not told apart, counted.
+const TABLES_MAX: usize = 4096;
 /// Places whose class of copy is remembered here, as many as the kernel's map holds.
 const PLACES_MAX: usize = 16_384;
 
@@ -22,12 +24,8 @@ pub enum Notice {
     Exec(u32),
     /// A target made a process.
     Child {
-        /// Who made it.
-        parent: u32,
         /// The new one.
         child: u32,
-        /// When.
-        ts_ns: u64,
     },
 }
 
@@ -45,6 +43,10 @@ pub struct Pipeline {
     pub realtime_offset_ns: i64,
     /// Sleeps other than futex waits are kept.
     io: bool,
+    /// Children are traced.
+    follow: bool,
+    /// Children without a table.
+    folded: u64,
     uring: FxHashMap<u64, (u32, u32, StackId)>,
     classes: FxHashMap<StackPlace, StackClass>,
     new_classes: Vec<(StackPlace, StackClass)>,
@@ -58,7 +60,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// An empty one; tables of descriptors are added with [`Pipeline::fds`].
     #[must_use]
-    pub fn new(min_wait_ns: u64, io: bool, realtime_offset_ns: i64) -> Self {
+    pub fn new(min_wait_ns: u64, io: bool, follow: bool, realtime_offset_ns: i64) -> Self {
         Self {
             stacks: Stacks::new(),
             waits: Waits::new(min_wait_ns),
@@ -66,6 +68,8 @@ impl Pipeline {
             fds: FxHashMap::default(),
             realtime_offset_ns,
             io,
+            follow,
+            folded: 0,
             uring: FxHashMap::default(),
             classes: FxHashMap::default(),
             new_classes: Vec::new(),
@@ -116,12 +120,10 @@ impl Pipeline {
             }
             Event::FdUring(record, copy) => self.on_uring(record, copy.as_ref()),
             Event::Fork(record) => {
-                if record.child_tgid != record.header.tgid {
-                    self.stacks.process_fork(record.header.tgid, record.child_tgid);
+                if self.follow && record.child_tgid != record.header.tgid {
+                    self.on_child(&record);
                     self.notices.push(Notice::Child {
-                        parent: record.header.tgid,
                         child: record.child_tgid,
-                        ts_ns: record.header.ts_ns,
                     });
                 }
             }
@@ -156,6 +158,21 @@ impl Pipeline {
             StackId::NONE
         };
         self.waits.on_switch_out(record, why, stack);
+    }
+
+    /// A child begins with its parent's mappings and descriptors; its own records may be next.
+    fn on_child(&mut self, record: &Fork) {
+        let (parent, child) = (record.header.tgid, record.child_tgid);
+        self.stacks.process_fork(parent, child);
+        let Some(table) = self.fds.get(&parent) else {
+            return;
+        };
+        if self.fds.len() >= TABLES_MAX {
+            self.folded += 1;
+            return;
+        }
+        let table = table.forked(child, record.header.ts_ns);
+        self.fds.insert(child, table);
     }
 
     /// Joins submission and completion of a request.
@@ -232,6 +249,12 @@ impl Pipeline {
     #[must_use]
     pub const fn unknown_records(&self) -> u64 {
         self.unknown_records
+    }
+
+    /// Children whose descriptors found no room.
+    #[must_use]
+    pub const fn folded(&self) -> u64 {
+        self.folded
     }
 
     /// Records seen.

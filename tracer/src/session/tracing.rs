@@ -65,7 +65,12 @@ impl Tracing {
         };
         let capture = Capture::start(&request)?;
         let min_wait = options.min_wait.as_nanos() as u64;
-        let mut pipeline = Pipeline::new(min_wait, options.collectors.io, host::realtime_offset_ns());
+        let mut pipeline = Pipeline::new(
+            min_wait,
+            options.collectors.io,
+            options.follow,
+            host::realtime_offset_ns(),
+        );
         let mut hearing = Hearing::default();
         let mut targets = Vec::new();
         for held in held {
@@ -149,19 +154,15 @@ impl Tracing {
                 }
                 self.reconcile(pid);
             }
-            Notice::Child { parent, child, ts_ns } => {
-                if !self.options.follow {
-                    return;
-                }
+            Notice::Child { child } => {
                 // A child that has ended already left its records, which need no more of it.
                 let Ok(held) = Held::hold(child) else {
                     self.pipeline.stacks.process_exit(child);
+                    if let Some(table) = self.pipeline.fds.get_mut(&child) {
+                        table.on_process_exit(host::monotonic_ns());
+                    }
                     return;
                 };
-                if let Some(table) = self.pipeline.fds.get(&parent) {
-                    let table = table.forked(child, ts_ns);
-                    self.pipeline.fds.insert(child, table);
-                }
                 self.targets.push(Traced {
                     described: target::describe(child),
                     held,
