@@ -211,11 +211,7 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
         names,
         lock.waiters.first().and_then(|waiter| waiter.stack.as_ref()),
     );
-    let waker = lock
-        .wakers
-        .first()
-        .map(|waker| function(names, waker.stack.as_ref()));
-    let released = waker.map_or_else(String::new, |waker| format!(", released by {waker}"));
+    let released = releasers(lock, names);
     found.push(Finding {
         id: "lock.contended".into(),
         severity,
@@ -238,6 +234,36 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
         stack: lock.waiters.first().and_then(|waiter| waiter.stack.clone()),
         lock: Some(lock.id.clone()),
     });
+}
+
+/// Share of the wakes from which a function is named beside the first.
+const NAMED: u64 = 10;
+/// Functions named.
+const RELEASERS: usize = 3;
+
+/// The functions that released it, most often first: who held it long is among them, and need not be the first.
+fn releasers(lock: &Lock, names: &mut Names<'_>) -> String {
+    let mut wakes: Vec<(String, u64)> = Vec::new();
+    for waker in &lock.wakers {
+        let function = function(names, waker.stack.as_ref());
+        match wakes.iter_mut().find(|(name, _)| *name == function) {
+            Some((_, sum)) => *sum += waker.wakes,
+            None => wakes.push((function, waker.wakes)),
+        }
+    }
+    wakes.sort_by_key(|(_, sum)| std::cmp::Reverse(*sum));
+    let all: u64 = wakes.iter().map(|(_, sum)| sum).sum();
+    let named: Vec<String> = wakes
+        .into_iter()
+        .take(RELEASERS)
+        .filter(|(_, sum)| sum * NAMED >= all)
+        .map(|(name, _)| name)
+        .collect();
+    if named.is_empty() {
+        String::new()
+    } else {
+        format!(", released by {}", named.join(" and "))
+    }
 }
 
 const fn remedy(kind: LockKind) -> &'static str {

@@ -36,7 +36,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct TraceArgs {
     /// Process to trace (repeatable)
-    #[arg(short, long = "pid", value_name = "N", allow_hyphen_values = true)]
+    #[arg(short, long = "pid", value_name = "N", allow_negative_numbers = true)]
     pub pid: Vec<String>,
     /// Stop after this time: 5, 5s, 2m, 1h
     #[arg(short, long, value_name = "D")]
