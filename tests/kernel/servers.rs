@@ -262,5 +262,5 @@ fn postgres_descriptors_balance() {
     until("the server takes queries", || {
         run(&mut client(&["-i", "-q", "-s", "1"])).status.success()
     });
-    check(&server, &mut client(&["-n", "-T", "8", "-c", "4", "-S", "-C"]));
+    check(&server, &mut client(&["-n", "-T", "30", "-c", "4", "-S", "-C"]));
 }
