@@ -411,10 +411,8 @@ wire! {
     pub struct StackPlace [16] {
         /// Stack pointer.
         pub sp: u64,
-        /// Process.
-        pub tgid: u32,
-        /// Low half of the program counter.
-        pub ip_low: u32,
+        /// Program counter. Without the process: forked ones have the same stacks at the same places.
+        pub ip: u64,
     }
 }
 

@@ -134,7 +134,6 @@ fn sized<R: Copy + 'static, const N: usize>(
 /// `regs` are the current task's, whose memory is read. `head` finds the record's header.
 #[inline(always)]
 pub(super) fn with_stack<R: Copy + 'static>(
-    tgid: u32,
     regs: *const pt_regs,
     wanted: bool,
     lost: u32,
@@ -157,11 +156,7 @@ pub(super) fn with_stack<R: Copy + 'static>(
     if fault != stack_fault::NONE {
         return sized::<R, 0>(StackClass::None, fault, regs, lost, fill, head);
     }
-    let place = StackPlace {
-        sp,
-        tgid,
-        ip_low: ip as u32,
-    };
+    let place = StackPlace { sp, ip };
     // SAFETY: an integer, copied out at once.
     let class = unsafe { STACK_CLASSES.get(place) }
         .copied()

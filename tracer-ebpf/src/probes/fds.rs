@@ -95,7 +95,6 @@ fn born((tgid, tid): (u32, u32), regs: *const pt_regs, call: &Call, fd: i32, fd2
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     with_stack::<FdOpen>(
-        tgid,
         regs,
         true,
         counter::FD_RING_FULL,
@@ -235,7 +234,6 @@ fn rights((tgid, tid): (u32, u32), regs: *const pt_regs, call: &Call, message: u
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     with_stack::<FdRights>(
-        tgid,
         regs,
         true,
         counter::FD_RING_FULL,
@@ -321,7 +319,6 @@ pub fn fd_uring_submit(ctx: TracePointContext) -> u32 {
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     with_stack::<FdUring>(
-        tgid,
         regs,
         true,
         counter::FD_RING_FULL,

@@ -111,7 +111,6 @@ unsafe fn switch_out(
     let timeout_ns = task::timeout_ns(&current);
     let (tgid, tid, seq) = (state.tgid, state.tid, state.seq);
     with_stack::<SwitchOut>(
-        tgid,
         regs,
         wanted,
         counter::RING_FULL,
@@ -241,7 +240,6 @@ unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
     let (tgid, tid) = (state.tgid, state.tid);
     let comm = bpf_get_current_comm().unwrap_or([0; 16]);
     with_stack::<Wake>(
-        waker_tgid,
         regs,
         true,
         counter::RING_FULL,
@@ -362,6 +360,11 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
         let state = &mut *state;
+        // A followed child makes room for the next; threads that outlive their leader keep their own state.
+        if has(feature::FOLLOW) && state.tid == state.tgid {
+            // Not there when there was no room for it.
+            let _ = TARGETS.remove(state.tgid);
+        }
         let now = bpf_ktime_get_ns();
         let since = if state.in_ns != 0 { now - state.in_ns } else { 0 };
         plain(

@@ -210,17 +210,16 @@ impl Pipeline {
             // Twice what it took: another path to the same place may be a little deeper.
             StackClass::holding(unwound.needed.saturating_mul(2))
         };
-        self.note_class(tgid, &copy.regs, wanted);
+        self.note_class(&copy.regs, wanted);
         unwound.id
     }
 
     /// Remembers how large a copy the stack at this place needs; it only ever grows, so that one deep path is not cut again and
     /// again by the shallow ones beside it.
-    fn note_class(&mut self, tgid: u32, regs: &Regs, wanted: StackClass) {
+    fn note_class(&mut self, regs: &Regs, wanted: StackClass) {
         let place = StackPlace {
             sp: regs.sp,
-            tgid,
-            ip_low: regs.ip as u32,
+            ip: regs.ip,
         };
         let known = self.classes.get(&place).copied();
         if known.is_some_and(|known| known >= wanted) {
