@@ -8,7 +8,12 @@ pub mod pipeline;
 pub mod snapshot;
 pub mod tracing;
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{
+    io,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::{
@@ -23,6 +28,7 @@ use crate::cli::{
     options::Options,
     targets::{Held, check_privileges},
 };
+use crate::proc::host;
 
 /// The ring is looked at this often; the probes wake us earlier when it fills.
 const TICK: Duration = Duration::from_millis(10);
@@ -112,9 +118,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
             break;
         }
     }
-    // A second Ctrl-C while the report is made ends at once, as it does any program; the probes go with the process.
-    // SAFETY: signal(2) with the default disposition.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    patience();
     let report = tracing.report(true)?;
     // The report first: taking 45 system call tracepoints away costs the kernel a grace period each, seconds together.
     output.last(&report)?;
@@ -123,6 +127,25 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
         Some(child) => child.finish()?,
         None => ExitCode::SUCCESS,
     })
+}
+
+/// When the report was asked for, `CLOCK_MONOTONIC` ns.
+static ASKED_NS: AtomicU64 = AtomicU64::new(0);
+/// A second Ctrl-C this soon is the first one's echo, not impatience.
+const ECHO_NS: u64 = 1_000_000_000;
+
+/// From now on Ctrl-C ends at once, the report unwritten, but for an echo; the probes go with the process.
+fn patience() {
+    extern "C" fn again(_: libc::c_int) {
+        if host::monotonic_ns().saturating_sub(ASKED_NS.load(Ordering::Relaxed)) > ECHO_NS {
+            // SAFETY: _exit(2) may be called in a signal handler.
+            unsafe { libc::_exit(130) };
+        }
+    }
+    ASKED_NS.store(host::monotonic_ns(), Ordering::Relaxed);
+    let handler: extern "C" fn(libc::c_int) = again;
+    // SAFETY: the handler does nothing but read a clock and an atomic, and leave.
+    unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
 }
 
 /// Waits for a condition that another process brings about, without burning a CPU.

@@ -218,7 +218,13 @@ impl Tracing {
 
     /// Said once the probes are live.
     #[must_use]
-    pub fn ready_line(&self) -> String {
+    pub fn ready_line(&mut self) -> String {
+        // A command has its own name by now.
+        for traced in &mut self.targets {
+            if let Ok(stat) = target::Stat::of(traced.held.pid) {
+                traced.described.comm = stat.comm;
+            }
+        }
         let of = self
             .targets
             .iter()
