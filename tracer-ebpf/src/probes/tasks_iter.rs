@@ -47,6 +47,9 @@ extern "C" fn tasks(ctx: *mut c_void) -> i32 {
         if state.is_null() {
             count(counter::MAP_FULL);
         } else if (*state).tgid == 0 {
+            let current = call(user_regs(task));
+            (*state).nr = current.nr;
+            (*state).args = current.args;
             (*state).state = BEFORE;
             (*state).tid = tid;
             (*state).tgid = tgid;

@@ -1,10 +1,18 @@
 //! Records in, tables out: decodes, unwinds, and feeds the aggregators. It never touches the kernel half.
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::wire::{FdUring, Fork, Regs, StackClass, StackPlace, SwitchOut, stack_fault};
+use tracer_ebpf::{
+    nr,
+    wire::{FdUring, Fork, Regs, StackClass, StackPlace, SwitchIn, SwitchOut, stack_fault, switch_in},
+};
 
 use crate::{
-    aggregate::{fds::FdTable, reason::reason, threads::Threads, waits::Waits},
+    aggregate::{
+        fds::FdTable,
+        reason::{INTERRUPTIBLE, reason},
+        threads::Threads,
+        waits::Waits,
+    },
     capture::decode::{Event, StackCopy, decode},
     report::model::{FdKind, Reason},
     stacks::{End, StackId, Stacks},
@@ -41,6 +49,8 @@ pub struct Pipeline {
     pub fds: FxHashMap<u32, FdTable>,
     /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`.
     pub realtime_offset_ns: i64,
+    /// Start of the window, `CLOCK_MONOTONIC`.
+    window_start_ns: u64,
     /// Sleeps other than futex waits are kept.
     io: bool,
     /// Children are traced.
@@ -60,13 +70,14 @@ pub struct Pipeline {
 impl Pipeline {
     /// An empty one; tables of descriptors are added with [`Pipeline::fds`].
     #[must_use]
-    pub fn new(min_wait_ns: u64, io: bool, follow: bool, realtime_offset_ns: i64) -> Self {
+    pub fn new(min_wait_ns: u64, io: bool, follow: bool, realtime_offset_ns: i64, now_ns: u64) -> Self {
         Self {
             stacks: Stacks::new(),
             waits: Waits::new(min_wait_ns),
             threads: Threads::default(),
             fds: FxHashMap::default(),
             realtime_offset_ns,
+            window_start_ns: now_ns,
             io,
             follow,
             folded: 0,
@@ -96,9 +107,17 @@ impl Pipeline {
             Event::SwitchIn(record) => {
                 self.last_ns = record.header.ts_ns;
                 self.threads.on_switch_in(&record);
-                if let Some(ended) = self.waits.on_switch_in(&record, self.realtime_offset_ns) {
-                    let (tgid, tid) = (record.header.tgid, record.header.tid);
-                    self.threads.on_blocked(tgid, tid, ended.reason, ended.blocked_ns);
+                let ended = self.waits.on_switch_in(&record, self.realtime_offset_ns);
+                let (tgid, tid) = (record.header.tgid, record.header.tid);
+                // What lies before this window is another one's, or nobody's.
+                let inside = record.wake_ns.saturating_sub(self.window_start_ns);
+                if let Some(ended) = ended {
+                    self.threads
+                        .on_blocked(tgid, tid, ended.reason, ended.blocked_ns.min(inside));
+                } else if record.flags & switch_in::BEFORE != 0 {
+                    let table = self.fds.get(&tgid);
+                    let why = reason_before(&record, |fd| kind_of(table, tgid, fd));
+                    self.threads.on_blocked(tgid, tid, why, inside);
                 }
             }
             Event::FdOpen(record, copy) => {
@@ -263,10 +282,19 @@ impl Pipeline {
     }
 
     /// Begins a new window.
-    pub fn reset(&mut self) {
+    pub fn reset(&mut self, now_ns: u64) {
+        self.window_start_ns = now_ns;
         self.waits.reset();
         self.threads.reset();
     }
+}
+
+/// Why a thread slept that slept already at attach: of the call's arguments only the first is known, and not the state.
+fn reason_before(record: &SwitchIn, kind_of: impl Fn(i32) -> Option<FdKind>) -> Reason {
+    if matches!(record.nr, nr::FUTEX | nr::FUTEX_WAIT | nr::FUTEX_WAITV) {
+        return Reason::Futex;
+    }
+    reason(record.nr, &[record.arg0, 0, 0, 0, 0, 0], INTERRUPTIBLE, kind_of)
 }
 
 /// What a descriptor is: from its table, else from `/proc`, where it still stands while its thread sleeps in a call on it.

@@ -70,6 +70,7 @@ impl Tracing {
             options.collectors.io,
             options.follow,
             host::realtime_offset_ns(),
+            host::monotonic_ns(),
         );
         let mut hearing = Hearing::default();
         let mut targets = Vec::new();
@@ -316,7 +317,7 @@ impl Tracing {
         let (losses, lost) = self.losses()?;
         let report = self.build(&snapshots, &after, window, losses);
         if !last {
-            self.pipeline.reset();
+            self.pipeline.reset(after.ns);
             self.lost_before = lost;
             self.edge = after;
             self.started_at = SystemTime::now();
