@@ -16,8 +16,8 @@ use super::{
     emit::{header, plain, with_stack},
     maps::{KSTACKS, TARGETS, count, has, is_target, make_task_state, task_state},
     task::{
-        self, BEFORE, NEW, PREEMPTED, RUNNING, SLEEPING, TaskState, call, complete, ids, signal_pending,
-        user_regs,
+        self, BEFORE, Call, NEW, PREEMPTED, RUNNING, SLEEPING, TaskState, call, complete, ids,
+        signal_pending, user_regs,
     },
 };
 
@@ -61,6 +61,9 @@ unsafe fn switch_out(
     preempt: bool,
     prev_state: u32,
 ) {
+    if state.dead != 0 {
+        return;
+    }
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     if state.in_ns != 0 {
@@ -133,6 +136,21 @@ unsafe fn switch_out(
 
 #[inline(always)]
 fn switch_in(state: &mut TaskState) {
+    if state.dead != 0 {
+        return;
+    }
+    // A waker on another CPU may have seen it still running while it was being switched out.
+    if state.state == SLEEPING
+        && state.wake_ns == 0
+        && state.early_ns != 0
+        && state.early_ns + EARLY_NS >= state.out_ns
+    {
+        state.wake_ns = if state.early_ns > state.out_ns {
+            state.early_ns
+        } else {
+            state.out_ns
+        };
+    }
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let before = state.state;
@@ -194,7 +212,7 @@ pub fn sched_waking(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
     let asleep = state.state == SLEEPING || state.state == BEFORE;
-    if asleep && state.wake_ns != 0 {
+    if state.dead != 0 {
         return;
     }
     // SAFETY: helpers without preconditions; the current task is trusted.
@@ -207,11 +225,21 @@ unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
     };
     let (waker_tgid, waker_tid) = ((ids >> 32) as u32, ids as u32);
     let current = call(regs);
+    // Before its switch-out the call on record is the one before; the registers have this one.
+    let sleeping = if asleep {
+        Call {
+            nr: state.nr,
+            args: state.args,
+        }
+    } else {
+        // SAFETY: the tracepoint's argument.
+        call(unsafe { user_regs(sleeper) })
+    };
     let verdict = rules::waker(
         Side {
             tgid: state.tgid,
-            nr: state.nr,
-            args: &state.args,
+            nr: sleeping.nr,
+            args: &sleeping.args,
         },
         Side {
             tgid: waker_tgid,
@@ -327,15 +355,14 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let old_tid: u32 = ctx.arg(1);
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    if !is_target(tgid) {
-        return 0;
-    }
     // SAFETY: the tracepoint's argument; the state is checked for null.
     unsafe {
         let state = task_state(task);
-        if !state.is_null() {
-            (*state).tid = tid;
+        // By the thread's own state: the leader whose id it takes has just exited.
+        if state.is_null() {
+            return 0;
         }
+        (*state).tid = tid;
         let now = bpf_ktime_get_ns();
         plain(
             Exec {
@@ -360,11 +387,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
         let state = &mut *state;
-        // A followed child makes room for the next; threads that outlive their leader keep their own state.
-        if has(feature::FOLLOW) && state.tid == state.tgid {
-            // Not there when there was no room for it.
-            let _ = TARGETS.remove(state.tgid);
-        }
+        state.dead = 1;
         let now = bpf_ktime_get_ns();
         let since = if state.in_ns != 0 { now - state.in_ns } else { 0 };
         plain(

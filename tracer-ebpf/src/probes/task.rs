@@ -48,7 +48,8 @@ pub(super) struct TaskState {
     pub(super) waker_tgid: u32,
     pub(super) waker_tid: u32,
     pub(super) signal: u32,
-    pub(super) reserved: u32,
+    /// 1 once it has begun to exit: what it still waits for is nobody's wait.
+    pub(super) dead: u32,
 }
 
 /// A system call in registers.

@@ -53,6 +53,8 @@ pub struct Row {
     pub interrupted: u64,
     /// As above.
     pub unknown: u64,
+    /// Time blocked inside the window.
+    pub inside_ns: u64,
     /// (stack, process) of who ended them, and how often.
     pub wakers: FxHashMap<(StackId, u32), u64>,
     /// Threads that slept here.
@@ -77,6 +79,7 @@ impl Row {
     pub fn merge(&mut self, other: &Self) {
         self.wait.merge(&other.wait);
         self.run_queue.merge(&other.run_queue);
+        self.inside_ns += other.inside_ns;
         self.handed_over += other.handed_over;
         self.timed_out += other.timed_out;
         self.interrupted += other.interrupted;
@@ -134,6 +137,7 @@ pub struct Waits {
     asleep: FxHashMap<u32, Asleep>,
     woken: FxHashMap<u32, Woken>,
     min_wait_ns: u64,
+    window_start_ns: u64,
     /// Ends without a beginning.
     unmatched: u64,
     folded: u64,
@@ -218,7 +222,9 @@ impl Waits {
             Waker::from_wire(record.waker_kind),
             Some(Waker::HandOver | Waker::Exit)
         );
+        let inside_ns = blocked_ns.min(end.saturating_sub(self.window_start_ns));
         let row = self.row(&asleep);
+        row.inside_ns += inside_ns;
         row.wait.record(blocked_ns);
         if has_wake {
             row.run_queue
@@ -302,7 +308,8 @@ impl Waits {
     }
 
     /// Begins a new window; threads asleep stay so.
-    pub fn reset(&mut self) {
+    pub fn reset(&mut self, now_ns: u64) {
+        self.window_start_ns = now_ns;
         self.rows.clear();
     }
 }

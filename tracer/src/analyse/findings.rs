@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{locks::Locks, names::Names};
+use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut},
     model::{FdKind, Fds, Finding, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time, Verdict},
@@ -21,6 +22,8 @@ pub struct Facts<'a> {
     pub time: &'a Time,
     /// Run queue.
     pub run_queue: Option<&'a RunQueue>,
+    /// The cgroup's quota at work.
+    pub throttling: Option<Throttling>,
     /// Losses.
     pub losses: &'a Losses,
     /// Window.
@@ -40,6 +43,9 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         }
     }
     if let Some(run_queue) = facts.run_queue {
+        if let Some(throttling) = facts.throttling {
+            throttled(throttling, &mut found);
+        }
         starved(run_queue, facts.time, facts.window_ns, &mut found);
     }
     found.sort_by(|a, b| {
@@ -165,6 +171,21 @@ fn near_limit(fds: &Fds, found: &mut Vec<Finding>) {
 
 /// Sleeps below which nothing is said of a lock.
 const CONTENDED_WAITS: u64 = 20;
+/// Share of the window that fewer waits must have taken.
+const FEW: f64 = 0.1;
+
+fn through_python(lock: &Lock, names: &mut Names<'_>) -> bool {
+    let key = lock.waiters.first().and_then(|waiter| waiter.stack.as_ref());
+    let Some(id) = key.and_then(|key| names.id(key)) else {
+        return false;
+    };
+    names.frames(id).iter().any(|frame| {
+        frame
+            .function
+            .as_deref()
+            .is_some_and(|name| name.starts_with("PyThread_acquire_lock"))
+    })
+}
 
 fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, found: &mut Vec<Finding>) {
     let counts = matches!(
@@ -176,16 +197,27 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
             | LockKind::Pi
             | LockKind::Gil
     );
-    if lock.idle || !counts || lock.waits < CONTENDED_WAITS {
+    if lock.idle || !counts {
+        return;
+    }
+    let Some(users) = locks.users.get(&lock.id) else {
+        return;
+    };
+    let share = users.inside_ns as f64 / window_ns.max(1) as f64;
+    // Few waits count when they are long.
+    if lock.waits < CONTENDED_WAITS && (share < FEW || lock.waits < 2) {
         return;
     }
     // Waiting for one's turn at a lock means that more than one thread uses it.
-    let threads = locks.threads.get(&lock.id);
-    let users = threads.map_or(0, |(waiters, wakers)| waiters.union(wakers).count());
-    if users < 2 {
+    let all = users.waiters.union(&users.wakers).count();
+    if all < 2 {
         return;
     }
-    let share = lock.wait.total_ns as f64 / window_ns.max(1) as f64;
+    // CPython's queues and conditions sleep on locks of their own; only what is both waited for and released by the same
+    // threads is a lock that they take turns at.
+    if through_python(lock, names) && users.waiters.intersection(&users.wakers).count() == 0 {
+        return;
+    }
     let (p99, p50) = (lock.wait.p99_ns, lock.wait.p50_ns);
     let severity = if share >= 0.5 {
         Severity::High
@@ -228,7 +260,7 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
             ("p50_ns", json!(p50)),
             ("p99_ns", json!(p99)),
             ("max_ns", json!(lock.wait.max_ns)),
-            ("threads", json!(users)),
+            ("threads", json!(all)),
         ]),
         remedy: remedy(lock.kind).into(),
         stack: lock.waiters.first().and_then(|waiter| waiter.stack.clone()),
@@ -280,43 +312,52 @@ const fn remedy(kind: LockKind) -> &'static str {
     }
 }
 
+/// Share of the quota's periods that ran out, from which it is felt.
+const THROTTLED: f64 = 0.05;
+/// Periods below which a share says nothing.
+const PERIODS: u64 = 5;
+
+/// The time is summed over CPUs and may exceed the window: the share of periods says how often work had to wait.
+fn throttled(throttling: Throttling, found: &mut Vec<Finding>) {
+    let share = throttling.periods as f64 / throttling.of.max(1) as f64;
+    if throttling.of < PERIODS || share < THROTTLED {
+        return;
+    }
+    found.push(Finding {
+        id: "cpu.throttled".into(),
+        severity: if share >= 0.25 {
+            Severity::High
+        } else {
+            Severity::Medium
+        },
+        confidence: 1.0,
+        title: format!(
+            "the cgroup's CPU quota ran out in {:.0} % of its periods",
+            share * 100.0
+        ),
+        detail: format!(
+            "tasks were held for {} in {} of {} periods; latency comes from waiting for the next one",
+            duration(throttling.ns),
+            throttling.periods,
+            throttling.of
+        ),
+        evidence: evidence(&[
+            ("throttled_ns", json!(throttling.ns)),
+            ("throttled_periods", json!(throttling.periods)),
+            ("periods", json!(throttling.of)),
+        ]),
+        remedy: "Raise the CPU limit, or bound the number of threads to what the quota can run.".into(),
+        stack: None,
+        lock: None,
+    });
+}
+
 /// Share of runnable time among running and runnable from which CPUs are short.
 const STARVED: f64 = 0.3;
 /// Delays shorter than this are the price of starting and waking threads, however many there are.
 const FELT_NS: u64 = 1_000_000;
-const THROTTLED: f64 = 0.05;
 
 fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Finding>) {
-    if let Some(throttled) = run_queue.throttled_ns {
-        let share = throttled as f64 / window_ns.max(1) as f64;
-        if share >= THROTTLED {
-            found.push(Finding {
-                id: "cpu.throttled".into(),
-                severity: if share >= 0.25 {
-                    Severity::High
-                } else {
-                    Severity::Medium
-                },
-                confidence: 1.0,
-                title: format!(
-                    "the cgroup's CPU quota held its tasks for {:.0} % of the time",
-                    share * 100.0
-                ),
-                detail: format!(
-                    "throttled in {} periods; latency comes from waiting for the next one",
-                    run_queue.throttled_periods.unwrap_or(0)
-                ),
-                evidence: evidence(&[
-                    ("throttled_ns", json!(throttled)),
-                    ("periods", json!(run_queue.throttled_periods)),
-                ]),
-                remedy: "Raise the CPU limit, or bound the number of threads to what the quota can run."
-                    .into(),
-                stack: None,
-                lock: None,
-            });
-        }
-    }
     let wanted = time.running_ns + time.runnable_ns;
     let share = time.runnable_ns as f64 / wanted.max(1) as f64;
     // Less than a tenth of one CPU wanted in all is no shortage that anybody feels.

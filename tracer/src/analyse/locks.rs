@@ -20,6 +20,8 @@ use crate::{
 
 /// Waiters and wakers listed for each lock.
 const SIDES_MAX: usize = 32;
+/// Offset of the last word slept on in a `pthread_cond_t`.
+const CONDITION_WORDS: u64 = 44;
 /// Locks listed; the smallest are left out first.
 const LOCKS_MAX: usize = 512;
 
@@ -48,12 +50,23 @@ enum Group {
 pub struct Locks {
     /// Longest total wait first.
     pub locks: Vec<Lock>,
-    /// Threads that waited and threads that woke, by [`Lock::id`].
-    pub threads: FxHashMap<String, (FxHashSet<u32>, FxHashSet<u32>)>,
+    /// Who used it, by [`Lock::id`].
+    pub users: FxHashMap<String, Users>,
     /// Which lock a futex word belongs to.
     words: FxHashMap<(u32, u64), String>,
     /// Locks left out.
     pub left_out: u64,
+}
+
+/// Threads at a lock.
+#[derive(Clone, Debug, Default)]
+pub struct Users {
+    /// Those that waited.
+    pub waiters: FxHashSet<u32>,
+    /// Those that ended waits.
+    pub wakers: FxHashSet<u32>,
+    /// Time waited inside the window: a wait may have begun before it.
+    pub inside_ns: u64,
 }
 
 impl Locks {
@@ -104,7 +117,12 @@ pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) 
     };
     for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
         lock.id = format!("l{}", index + 1);
-        result.threads.insert(lock.id.clone(), (row.tids, row.waker_tids));
+        let users = Users {
+            waiters: row.tids,
+            wakers: row.waker_tids,
+            inside_ns: row.inside_ns,
+        };
+        result.users.insert(lock.id.clone(), users);
         result
             .words
             .extend(words.into_iter().map(|word| (word, lock.id.clone())));
@@ -270,6 +288,10 @@ fn name_word(tgid: u32, address: u64, member: Option<Member<'_>>, names: &mut Na
     let stack = member.map(|member| member.key.stack);
     // Words inside an object of several: the object is the lock.
     let inside = match member.map(|member| member.class.identity) {
+        // glibc's condition variable: the words slept on lie at 40 and 44.
+        Some(Identity::Word(_)) if member.is_some_and(|member| member.class.kind == LockKind::Cond) => {
+            CONDITION_WORDS
+        }
         Some(Identity::Word(span)) => span,
         _ => 0,
     };

@@ -163,7 +163,7 @@ const PLAIN: &[Rule] = &[
     rule(Has("pthread_mutex_timedlock"), LockKind::Mutex, false, Word(0)),
     rule(Has("pthread_mutex_clocklock"), LockKind::Mutex, false, Word(0)),
     rule(Has("pthread_rwlock_"), LockKind::Rwlock, false, Word(12)),
-    rule(Has("pthread_cond_"), LockKind::Cond, true, Word(44)),
+    rule(Has("pthread_cond_"), LockKind::Cond, true, Word(4)),
     rule(Has("pthread_barrier_wait"), LockKind::Barrier, true, Word(16)),
     rule(Has("pthread_join"), LockKind::Join, true, Word(0)),
     rule(Has("pthread_clockjoin"), LockKind::Join, true, Word(0)),
@@ -175,7 +175,7 @@ const PLAIN: &[Rule] = &[
     rule(Has("__new_sem_wait"), LockKind::Sem, true, Word(0)),
     rule(Has("sem_clockwait"), LockKind::Sem, true, Word(0)),
     rule(Has("std::sys::sync::mutex::"), LockKind::Mutex, false, Word(0)),
-    rule(Has("std::sys::sync::rwlock::"), LockKind::Rwlock, false, Word(8)),
+    rule(Has("std::sys::sync::rwlock::"), LockKind::Rwlock, false, Word(4)),
     rule(Has("std::sys::sync::condvar::"), LockKind::Cond, true, Word(0)),
     rule(Has("std::sys::sync::once::"), LockKind::Once, false, Word(0)),
     rule(
@@ -200,7 +200,14 @@ const PLAIN: &[Rule] = &[
 pub fn classify(frames: &[StackFrame], pi: bool, go: bool) -> Class {
     let top = &frames[..frames.len().min(DEPTH)];
     for rule in LAYERED {
-        if let Some(frame) = top.iter().position(|frame| matches(rule, frame)) {
+        let Some(frame) = top.iter().position(|frame| matches(rule, frame)) else {
+            continue;
+        };
+        // A runtime's idle loop lies under its tasks too: what is taken nearer to the leaf is the wait.
+        let nearer = top[..frame]
+            .iter()
+            .find_map(|frame| PLAIN.iter().find(|rule| matches(rule, frame)));
+        if !rule.idle || nearer.is_none_or(|plain| plain.idle) {
             return class(rule, frame);
         }
     }
@@ -348,6 +355,18 @@ mod tests {
             ]),
             (LockKind::Cond, true)
         );
+    }
+
+    #[test]
+    fn a_lock_taken_by_a_runtimes_task_is_a_lock() {
+        let lock = "std::sys::sync::rwlock::futex::RwLock::read_contended";
+        let worker = "tokio::runtime::scheduler::multi_thread::worker::run";
+        assert_eq!(
+            kind(&["syscall", lock, "app::lookup", worker]),
+            (LockKind::Rwlock, false)
+        );
+        let park = "std::sys::sync::condvar::futex::Condvar::wait_optional_timeout";
+        assert_eq!(kind(&["syscall", park, worker]), (LockKind::RuntimeIdle, true));
     }
 
     #[test]

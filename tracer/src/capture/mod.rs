@@ -178,10 +178,12 @@ impl Capture {
         }
     }
 
-    /// Traces one more process from now on.
-    pub fn add_target(&mut self, tgid: u32) -> Result<()> {
-        self.targets.insert(tgid, 1, 0)?;
-        Ok(())
+    /// Forgets a process that has ended.
+    pub fn remove_target(&mut self, tgid: u32) {
+        // Absent when there was no room for it.
+        if let Err(error) = self.targets.remove(&tgid) {
+            log::debug!("target {tgid}: {error}");
+        }
     }
 
     /// Addresses of a kernel stack, leaf first.

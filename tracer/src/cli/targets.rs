@@ -2,12 +2,18 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::fs::MetadataExt as _,
+    },
 };
 
 use anyhow::{Result, bail, ensure};
 
 use crate::proc::target::{Stat, tgid_of};
+
+/// `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`).
+const INITIAL_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// A process, named for good by its id and its start.
 #[derive(Debug)]
@@ -42,11 +48,16 @@ impl Held {
         Self::hold(pid)
     }
 
-    /// Takes hold of a process.
+    /// Takes hold of a process. The probes see ids of the initial pid namespace only, so there must be no other.
     pub fn hold(pid: u32) -> Result<Self> {
         ensure!(
             pid != std::process::id(),
             "--pid {pid} is ctrace itself: name the process to trace"
+        );
+        ensure!(
+            std::fs::metadata("/proc/self/ns/pid")
+                .is_ok_and(|namespace| namespace.ino() == INITIAL_NAMESPACE),
+            "ctrace runs in a pid namespace of its own, where ids are not the kernel's: run it on the host, or the container with --pid=host"
         );
         let Ok(stat) = Stat::of(pid) else {
             bail!(
@@ -79,7 +90,7 @@ impl Held {
         }
         // SAFETY: a new descriptor that nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-        // The pidfd now pins the id; if the start is still the same, it pins the process that was checked.
+        // The pidfd is of one process for good; if the start is still the same, of the one that was checked.
         ensure!(
             Stat::of(pid).is_ok_and(|again| again.start_ticks == stat.start_ticks),
             "process {pid} ended while ctrace attached"

@@ -59,6 +59,8 @@ pub struct Throttling {
     pub ns: u64,
     /// Periods in which they were.
     pub periods: u64,
+    /// Periods in all.
+    pub of: u64,
 }
 
 /// Of the process's own cpu cgroup, v1 or v2, where it is mounted at the usual place; `None` when it cannot be read.
@@ -95,6 +97,7 @@ fn parse_cpu_stat(text: &str) -> Option<Throttling> {
     Some(Throttling {
         ns,
         periods: value("nr_throttled")?,
+        of: value("nr_periods")?,
     })
 }
 
@@ -127,6 +130,7 @@ mod tests {
         let expected = Some(Throttling {
             ns: 5_000_000,
             periods: 4,
+            of: 10,
         });
         assert_eq!(parse_cpu_stat(v1), expected);
         assert_eq!(parse_cpu_stat(v2), expected);

@@ -149,6 +149,7 @@ impl Tracing {
                 fds: fds.as_ref(),
                 time: &time,
                 run_queue: run_queue.as_ref(),
+                throttling: snapshot::throttled(edge, after),
                 losses: &losses,
                 window_ns: window.ns(),
             },
@@ -247,6 +248,7 @@ fn fds(
     };
     let mut tables: Vec<(u32, &FdTable)> = tables.iter().map(|(&pid, table)| (pid, table)).collect();
     tables.sort_unstable_by_key(|(pid, _)| *pid);
+    let several = tables.len() > 1;
     for (pid, table) in tables {
         let scan = fd::scan(pid, host::monotonic_ns).ok();
         let limit = limits::nofile(pid).ok().and_then(|limit| limit.soft);
@@ -279,6 +281,11 @@ fn fds(
         sum.unseen_births += fds.unseen_births;
         sum.unseen_deaths += fds.unseen_deaths;
         sum.by_stack.extend(fds.by_stack);
+    }
+    if several {
+        // A limit is each process's own: a sum has none.
+        sum.limit = None;
+        sum.time_to_limit_ns = None;
     }
     for row in &sum.by_stack {
         if let Some(id) = row

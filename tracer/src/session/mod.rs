@@ -145,7 +145,10 @@ fn patience() {
     ASKED_NS.store(host::monotonic_ns(), Ordering::Relaxed);
     let handler: extern "C" fn(libc::c_int) = again;
     // SAFETY: the handler does nothing but read a clock and an atomic, and leave.
-    unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
+    unsafe {
+        libc::signal(libc::SIGINT, handler as libc::sighandler_t);
+        libc::signal(libc::SIGTERM, handler as libc::sighandler_t);
+    }
 }
 
 /// Waits for a condition that another process brings about, without burning a CPU.

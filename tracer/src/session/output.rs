@@ -96,6 +96,9 @@ impl Output {
     /// Nobody reads standard output any more.
     #[must_use]
     pub fn reader_is_gone(&self) -> bool {
+        if matches!(self.json, Some(Json::File(..))) {
+            return false;
+        }
         if self.stdout_closed {
             return true;
         }
@@ -110,6 +113,14 @@ impl Output {
     }
 
     fn write(&mut self, report: &Report) -> Result<()> {
+        // The text first: a full disk must not take it along.
+        if let Some(options) = &self.text {
+            let text = render(report, options);
+            let mut stdout = io::stdout().lock();
+            let result = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            drop(stdout);
+            self.note_stdout(result)?;
+        }
         match &mut self.json {
             Some(Json::Stdout) => {
                 let result = write_json(report, &mut io::stdout().lock(), true);
@@ -121,13 +132,6 @@ impl Output {
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
             None => {}
-        }
-        if let Some(options) = &self.text {
-            let text = render(report, options);
-            let mut stdout = io::stdout().lock();
-            let result = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-            drop(stdout);
-            self.note_stdout(result)?;
         }
         Ok(())
     }

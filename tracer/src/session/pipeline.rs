@@ -284,7 +284,7 @@ impl Pipeline {
     /// Begins a new window.
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
-        self.waits.reset();
+        self.waits.reset(now_ns);
         self.threads.reset();
     }
 }

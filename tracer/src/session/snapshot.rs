@@ -84,6 +84,7 @@ pub fn throttled(before: &Edge, after: &Edge) -> Option<Throttling> {
             Throttling {
                 ns: now.ns.saturating_sub(then.ns),
                 periods: now.periods.saturating_sub(then.periods),
+                of: now.of.saturating_sub(then.of),
             }
         })
         .max_by_key(|throttling| throttling.ns)

@@ -125,6 +125,13 @@ impl Tracing {
 
     /// Takes what the probes have written.
     pub fn drain(&mut self) {
+        self.drain_records();
+        for notice in self.pipeline.take_notices() {
+            self.on_notice(notice);
+        }
+    }
+
+    fn drain_records(&mut self) {
         let Some(capture) = &mut self.capture else { return };
         self.hearing.hear(&mut self.pipeline.stacks);
         for _ in 0..BATCHES {
@@ -138,9 +145,6 @@ impl Tracing {
             if taken < BATCH {
                 break;
             }
-        }
-        for notice in self.pipeline.take_notices() {
-            self.on_notice(notice);
         }
     }
 
@@ -159,6 +163,9 @@ impl Tracing {
                 // A child that has ended already left its records, which need no more of it.
                 let Ok(held) = Held::hold(child) else {
                     self.pipeline.stacks.process_exit(child);
+                    if let Some(capture) = &mut self.capture {
+                        capture.remove_target(child);
+                    }
                     if let Some(table) = self.pipeline.fds.get_mut(&child) {
                         table.on_process_exit(host::monotonic_ns());
                     }
@@ -205,6 +212,10 @@ impl Tracing {
                     table.on_process_exit(now);
                 }
                 self.pipeline.stacks.process_exit(traced.held.pid);
+                // Its id may be another's soon.
+                if let Some(capture) = &mut self.capture {
+                    capture.remove_target(traced.held.pid);
+                }
             } else if let Ok(stat) = target::Stat::of(traced.held.pid) {
                 traced.described.threads = stat.threads;
             }
@@ -262,14 +273,7 @@ impl Tracing {
         };
         if let Ok(scan) = fd::scan(pid, host::monotonic_ns) {
             // Records up to the scan's end must be known before it is compared.
-            if let Some(capture) = &mut self.capture {
-                let mut late = Vec::new();
-                capture.drain(usize::MAX, |record| late.push(record.to_vec()));
-                for record in late {
-                    self.hearing.before(&record, &mut self.pipeline.stacks);
-                    self.pipeline.on_record(&record);
-                }
-            }
+            self.drain_records();
             if let Some(table) = self.pipeline.fds.get_mut(&pid) {
                 table.reconcile(&scan);
             }
