@@ -6,6 +6,7 @@
 )]
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod demo;
 mod libtest;
@@ -28,6 +29,7 @@ enum Verb {
     Demo(demo::Args),
     Test(test::Args),
     Lint(lint::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => return test::main(&args),
         Verb::Lint(args) => lint::run(&args),
+        Verb::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
