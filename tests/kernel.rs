@@ -17,6 +17,10 @@
 mod fds;
 #[path = "kernel/locks.rs"]
 mod locks;
+#[path = "kernel/memos.rs"]
+mod memos;
+#[path = "kernel/names.rs"]
+mod names;
 #[path = "kernel/robustness.rs"]
 mod robustness;
 #[path = "kernel/sched.rs"]
@@ -28,3 +32,9 @@ mod storm;
 mod support;
 #[path = "kernel/truth.rs"]
 mod truth;
+#[path = "kernel/unwind.rs"]
+mod unwind;
+#[path = "kernel/unwind_cases.rs"]
+mod unwind_cases;
+#[path = "kernel/unwind_programs.rs"]
+mod unwind_programs;

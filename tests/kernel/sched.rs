@@ -103,9 +103,11 @@ fn assert_run_queue(report: &Report, truth: &BTreeMap<u32, Schedstat>) {
     for (tid, stat) in truth.iter().filter(|(_, stat)| stat.run_delay > delay / 100) {
         let row = run_queue.by_thread.iter().find(|row| row.tid == *tid);
         let row = row.unwrap_or_else(|| panic!("thread {tid} is missing from run_queue.by_thread"));
+        // The kernel's account counts one to three arrivals more than there are sched_switch events (ftrace shows no more than
+        // we do), and with each a whole delay: of some seventy in all.
         assert_within(
             &format!("run queue of thread {tid}"),
-            2.0,
+            5.0,
             row.hist.total_ns,
             stat.run_delay,
         );

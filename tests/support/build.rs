@@ -24,10 +24,21 @@ pub(crate) fn workload(source: &str) -> Result<PathBuf, String> {
         "c" => compiled(&name, &path, "gcc", &c_flags(&["-std=gnu11"])),
         "cpp" => compiled(&name, &path, "g++", &c_flags(&["-std=c++17"])),
         "java" => compiled(&name, &path, "javac", &["-g"]),
-        "py" => Ok(path),
+        "py" | "js" | "pl" | "rb" | "sh" => Ok(path),
+        "go" => compiled(&name, &path, "go", &["build"]),
+        // As released: with the linker and the optimisations that rustc gives by itself.
+        "rs" if stem == "zoo" => compiled(&name, &path, "rustc", &["--edition=2024", "-O"]),
         "rs" => example(stem),
         other => panic!("no compiler for .{other}"),
     }
+}
+
+/// A shared library of `tests/workloads/SOURCE`, built with `-D DEFINE`.
+pub(crate) fn library(source: &str, define: &str) -> Result<PathBuf, String> {
+    let define = format!("-D{define}");
+    let name = format!("{source}{define}.so");
+    let flags = c_flags(&["-std=gnu11", "-shared", "-fPIC", &define]);
+    compiled(&name, &sources().join(source), "gcc", &flags)
 }
 
 /// Optimised as in production, with line tables, and with every call a call: a jump in its place would leave no
@@ -43,6 +54,18 @@ fn c_flags<'a>(dialect: &[&'a str]) -> Vec<&'a str> {
     ];
     flags.extend(dialect);
     flags
+}
+
+/// A C workload built with more flags, which `variant` names.
+pub(crate) fn variant(
+    source: &str,
+    variant: &str,
+    compiler: &str,
+    flags: &[&str],
+) -> Result<PathBuf, String> {
+    let name = format!("{}-{variant}", source.replace('.', "-"));
+    let flags = [&c_flags(&["-std=gnu11"])[..], flags].concat();
+    compiled(&name, &sources().join(source), compiler, &flags)
 }
 
 /// Compiles unless the stamp shows that the same command made the output from the same text.

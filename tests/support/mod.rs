@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod build;
 pub(crate) mod ctrace;
+pub(crate) mod gdb;
+pub(crate) mod go;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod server;
 pub(crate) mod stacks;
 pub(crate) mod turn;
 pub(crate) mod workload;

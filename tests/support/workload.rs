@@ -33,6 +33,10 @@ impl Workload {
         let interpreter = match source.rsplit_once('.') {
             Some((_, "py")) => Some("python3"),
             Some((_, "java")) => Some("java"),
+            Some((_, "js")) => Some("node"),
+            Some((_, "pl")) => Some("perl"),
+            Some((_, "rb")) => Some("ruby"),
+            Some((_, "sh")) => Some("bash"),
             _ => None,
         };
         let mut command = match interpreter {
@@ -115,6 +119,17 @@ impl Workload {
 pub(crate) struct Truth(BTreeMap<String, u64>);
 
 impl Truth {
+    /// What the output of an ended workload says.
+    pub(crate) fn of(output: &str) -> Self {
+        let facts = output.lines().filter_map(|line| line.strip_prefix("truth "));
+        let facts = facts.filter_map(|fact| fact.rsplit_once(' '));
+        Self(
+            facts
+                .map(|(key, number)| (key.to_owned(), number.parse().unwrap()))
+                .collect(),
+        )
+    }
+
     pub(crate) fn get(&self, key: &str) -> u64 {
         *self
             .0

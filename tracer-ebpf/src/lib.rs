@@ -18,6 +18,8 @@
 )]
 
 pub mod births;
+pub mod delay;
+pub mod memo;
 pub mod nr;
 pub mod rules;
 pub mod wire;

@@ -34,17 +34,17 @@ macro_rules! wire {
 
 /// Kinds of records in the `EVENTS` ring ([`Header::kind`]).
 pub mod kind {
-    /// [`super::SwitchOut`]: a target thread goes to sleep. May carry a stack.
-    pub const SWITCH_OUT: u16 = 1;
-    /// [`super::Wake`]: a task of whatever process ended a sleep by its own system call. May carry a stack.
-    pub const WAKE: u16 = 2;
-    /// [`super::SwitchIn`]: a target thread got a CPU.
-    pub const SWITCH_IN: u16 = 3;
-    /// [`super::FdOpen`]: a system call returned one descriptor or a pair. May carry a stack.
+    /// [`super::Wait`]: a target thread slept and got a CPU again.
+    pub const WAIT: u16 = 1;
+    /// [`super::Stack`]: the copy of a stack that a later record refers to.
+    pub const STACK: u16 = 2;
+    /// [`super::Delays`]: run-queue delays of a target thread that ended no wait.
+    pub const DELAYS: u16 = 3;
+    /// [`super::FdOpen`]: a system call returned one descriptor or a pair.
     pub const FD_OPEN: u16 = 4;
     /// [`super::FdClose`]: a system call is about to close one descriptor or a range.
     pub const FD_CLOSE: u16 = 5;
-    /// [`super::FdRights`]: `recvmsg` returned control data that may carry descriptors. May carry a stack.
+    /// [`super::FdRights`]: `recvmsg` returned control data that may carry descriptors.
     pub const FD_RIGHTS: u16 = 6;
     /// [`super::Fork`]: a target thread made a thread or a process.
     pub const FORK: u16 = 7;
@@ -52,7 +52,7 @@ pub mod kind {
     pub const EXEC: u16 = 8;
     /// [`super::Exit`]: a target thread ended.
     pub const EXIT: u16 = 9;
-    /// [`super::FdUring`]: an `io_uring` request that makes or ends descriptors completed. May carry a stack.
+    /// [`super::FdUring`]: an `io_uring` request that makes or ends descriptors was submitted or completed.
     pub const FD_URING: u16 = 10;
 }
 
@@ -61,7 +61,7 @@ wire! {
     pub struct Header [24] {
         /// One of [`kind`].
         pub kind: u16,
-        /// Class of the stack copy that follows the record ([`StackClass`]), 0 without.
+        /// Class of the stack copy that follows a [`Stack`] ([`StackClass`]), 0 in other records.
         pub class: u16,
         /// Process of the thread that the record is about.
         pub tgid: u32,
@@ -75,8 +75,8 @@ wire! {
 }
 
 wire! {
-    /// User registers at kernel entry, and how many bytes of stack follow the record.
-    pub struct Regs [152] {
+    /// User registers at kernel entry, and how many bytes of stack were copied.
+    pub struct Regs [160] {
         /// Program counter.
         pub ip: u64,
         /// Stack pointer; the copied bytes begin here.
@@ -87,21 +87,37 @@ wire! {
         pub stack_len: u32,
         /// Why the copy is short or absent ([`stack_fault`]).
         pub fault: u32,
+        /// Pages of the stack that could not be read though later ones could, counted from the page of `sp`: large buffers of
+        /// which only a part was ever touched. Their bytes are void.
+        pub missing: u32,
+        /// Zero.
+        pub reserved: u32,
     }
 }
 
-/// Values of [`Regs::fault`].
+/// Values of [`Regs::fault`], and of a [`stack_ref`] that refers to no stack.
 pub mod stack_fault {
     /// All of the class was copied.
     pub const NONE: u32 = 0;
-    /// A page was unreadable before the class was full: the top of the stack, or swapped out.
+    /// Pages were unreadable before the class was full: the top of the stack, or swapped out. A longer copy would not help.
     pub const UNREADABLE: u32 = 1;
     /// A 32-bit caller: no stack is taken.
     pub const COMPAT: u32 = 2;
-    /// The ring was over half full: counted for its lock, without a stack.
+    /// The ring was crowded: counted for its lock, without a stack.
     pub const PENDING: u32 = 3;
     /// Not in the set of reasons whose stacks are taken, or a thread without user registers.
     pub const UNWANTED: u32 = 4;
+}
+
+/// How a record names a stack, in 64 bits: a memo that was recognised, a copy that lies before it in the ring, or, when
+/// neither bit is set, none, for the reason in [`stack_fault`].
+pub mod stack_ref {
+    /// The other bits are the id of a memo ([`crate::memo`]).
+    pub const MEMO: u64 = 1 << 62;
+    /// The other bits are the token of a [`super::Stack`] record.
+    pub const COPY: u64 = 1 << 63;
+    /// The bits of an id or a token.
+    pub const VALUE: u64 = MEMO - 1;
 }
 
 /// Sizes of stack copies: a ring record needs a constant size.
@@ -142,6 +158,16 @@ impl StackClass {
         })
     }
 
+    /// The next larger class.
+    #[must_use]
+    pub const fn larger(self) -> Self {
+        match self {
+            Self::None => Self::Small,
+            Self::Small => Self::Medium,
+            Self::Medium | Self::Large => Self::Large,
+        }
+    }
+
     /// The smallest class that holds `bytes`, the largest when none does.
     #[must_use]
     pub const fn holding(bytes: usize) -> Self {
@@ -156,80 +182,56 @@ impl StackClass {
 }
 
 wire! {
-    /// A target thread goes to sleep (`sched_switch`, not preempted, state not running).
-    /// [`Regs`] and the stack bytes follow.
-    pub struct SwitchOut [104] {
-        /// Front.
+    /// A stack that no memo recognised, or that is compared with the one that did. The bytes from [`Regs::sp`] follow.
+    pub struct Stack [200] {
+        /// Front; `tgid` and `tid` are of the thread whose stack it is.
         pub header: Header,
-        /// Number of this sleep of this thread, from 1; joins it to its [`Wake`] and [`SwitchIn`].
+        /// What later records call it ([`stack_ref::COPY`]); unique.
+        pub token: u64,
+        /// The memo that matched it, when it is a sample of the recognised ones; else 0.
+        pub memo: u64,
+        /// Registers.
+        pub regs: Regs,
+    }
+}
+
+/// Bits of [`Wait::flags`].
+pub mod wait {
+    /// A signal was pending when it was woken.
+    pub const SIGNAL: u32 = 4;
+    /// The wake-up was seen, `wake_ns` is valid.
+    pub const WOKEN: u32 = 8;
+    /// The sleep began before ctrace attached: its length is unknown.
+    pub const BEFORE: u32 = 32;
+}
+
+wire! {
+    /// A target thread slept and got a CPU again: one whole wait, written when it is over.
+    pub struct Wait [176] {
+        /// Front; `ts_ns` is when it began to run.
+        pub header: Header,
+        /// Number of this sleep of this thread, from 1; 0 for the one it was in at attach.
         pub seq: u64,
-        /// The state it sleeps in (`TASK_INTERRUPTIBLE` 1, `TASK_UNINTERRUPTIBLE` 2, …).
-        pub state: u32,
-        /// Kernel stack id in `KSTACKS`, negative without; only for uninterruptible sleeps.
-        pub kstack: i32,
-        /// System call it sleeps in, −1 in a fault or a kernel thread's work.
+        /// When it left the CPU; 0 when that was before attach.
+        pub out_ns: u64,
+        /// When it became runnable; `header.ts_ns` when that was not seen.
+        pub wake_ns: u64,
+        /// System call that it slept in, −1 in a fault or a kernel thread's work.
         pub nr: i64,
         /// The call's first six arguments; for `futex_waitv`, `args[5]` is the first futex word waited for.
         pub args: [u64; 6],
         /// The time-out that the call was given, in ns, as the caller wrote it: relative or absolute by the
         /// call's rules; `u64::MAX` without one or when it could not be read.
         pub timeout_ns: u64,
-    }
-}
-
-wire! {
-    /// Somebody's system call ended a target thread's sleep. `header.tgid`/`tid` are the *sleeper*.
-    /// [`Regs`] and stack bytes of the *waker* follow.
-    pub struct Wake [72] {
-        /// Front; `ts_ns` is the moment of waking.
-        pub header: Header,
-        /// The sleep that ended.
-        pub seq: u64,
-        /// The waker's process.
-        pub waker_tgid: u32,
-        /// The waker's thread.
-        pub waker_tid: u32,
-        /// The waker's system call.
-        pub nr: i64,
-        /// First argument of the waker's call (the futex word).
-        pub uaddr: u64,
-        /// The waker's `comm`, NUL-padded.
-        pub comm: [u8; 16],
-    }
-}
-
-/// Bits of [`SwitchIn::flags`].
-pub mod switch_in {
-    /// It had slept (a wait ends here); otherwise it had only lost the CPU.
-    pub const SLEPT: u32 = 1;
-    /// It was preempted or yielded.
-    pub const PREEMPTED: u32 = 2;
-    /// A signal was pending when it was woken.
-    pub const SIGNAL: u32 = 4;
-    /// The wake-up was seen, `wake_ns` is valid.
-    pub const WOKEN: u32 = 8;
-    /// First run of a new thread.
-    pub const NEW: u32 = 16;
-    /// The sleep began before ctrace attached: its length is unknown.
-    pub const BEFORE: u32 = 32;
-}
-
-wire! {
-    /// A target thread got a CPU: ends a wait and a stay in the run queue.
-    pub struct SwitchIn [104] {
-        /// Front; `ts_ns` is when it began to run.
-        pub header: Header,
-        /// The sleep that ended (with [`switch_in::SLEPT`]), else the last one.
-        pub seq: u64,
-        /// When it left the CPU.
-        pub out_ns: u64,
-        /// When it became runnable: woken, or `out_ns` when preempted.
-        pub wake_ns: u64,
-        /// System call that it slept in, −1 in a fault.
-        pub nr: i64,
-        /// First argument of that call.
-        pub arg0: u64,
-        /// Bits of [`switch_in`].
+        /// Its stack ([`stack_ref`]).
+        pub stack: u64,
+        /// The stack of the thread whose call ended the wait ([`stack_ref`]), when it was handed over.
+        pub waker_stack: u64,
+        /// The state it slept in (`TASK_INTERRUPTIBLE` 1, `TASK_UNINTERRUPTIBLE` 2, …).
+        pub state: u32,
+        /// Kernel stack id in `KSTACKS`, negative without; only for uninterruptible sleeps.
+        pub kstack: i32,
+        /// Bits of [`wait`].
         pub flags: u32,
         /// How the wake-up came ([`crate::rules::Waker`] as integer).
         pub waker_kind: u32,
@@ -237,19 +239,39 @@ wire! {
         pub waker_tgid: u32,
         /// The waker's thread, 0 when unknown.
         pub waker_tid: u32,
-        /// Sum of this thread's run-queue delays since attach, this one included: a gap against the sum of
-        /// the records shows what was lost.
-        pub run_queue_total_ns: u64,
         /// Sum of this thread's time on a CPU since attach, until `out_ns`.
         pub running_total_ns: u64,
-        /// Number of [`SwitchIn`] of this thread, this one included.
-        pub count: u64,
+        /// How many of this thread's sleeps were shorter than [`Control::min_wait_ns`] since attach, and have no record.
+        pub short_count: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// Sum of their lengths.
+        pub short_ns: u64,
+    }
+}
+
+/// Run-queue delays that one [`Delays`] holds.
+pub const DELAYS: usize = 64;
+
+wire! {
+    /// Run-queue delays that ended no wait of a record: after losing the CPU, of a new thread, or after a short sleep.
+    pub struct Delays [296] {
+        /// Front.
+        pub header: Header,
+        /// How many delays of this thread went before.
+        pub first: u64,
+        /// How many follow.
+        pub len: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// Each as [`crate::delay::encode`] has it.
+        pub delays: [u32; DELAYS],
     }
 }
 
 wire! {
-    /// A system call of a target thread returned descriptors. [`Regs`] and stack bytes follow.
-    pub struct FdOpen [72] {
+    /// A system call of a target thread returned descriptors.
+    pub struct FdOpen [80] {
         /// Front; written at the call's exit.
         pub header: Header,
         /// The system call.
@@ -260,6 +282,8 @@ wire! {
         pub fd2: i32,
         /// The call's first four arguments.
         pub args: [u64; 4],
+        /// The caller's stack ([`stack_ref`]).
+        pub stack: u64,
     }
 }
 
@@ -294,8 +318,8 @@ wire! {
 pub const CONTROL_MAX: usize = 1040;
 
 wire! {
-    /// `recvmsg`/`recvmmsg` of a target thread returned control data. [`Regs`] and stack bytes follow.
-    pub struct FdRights [1088] {
+    /// `recvmsg`/`recvmmsg` of a target thread returned control data.
+    pub struct FdRights [1096] {
         /// Front.
         pub header: Header,
         /// The system call.
@@ -306,14 +330,16 @@ wire! {
         pub len: u32,
         /// Bytes of control data there were: more than `len` when they did not fit.
         pub total: u64,
+        /// The caller's stack ([`stack_ref`]).
+        pub stack: u64,
         /// `struct cmsghdr`s as the kernel wrote them.
         pub control: [u8; CONTROL_MAX],
     }
 }
 
 wire! {
-    /// An `io_uring` request that opens, accepts, or makes a socket or pipe was submitted ([`FdUring::SUBMITTED`]:
-    /// [`Regs`] and stack bytes of the submitter follow) or completed (nothing follows, `tgid` and `tid` are 0).
+    /// An `io_uring` request that opens, accepts, or makes a socket or pipe was submitted ([`FdUring::SUBMITTED`]) or
+    /// completed (`tgid` and `tid` are 0).
     pub struct FdUring [48] {
         /// Front; `tgid`/`tid` are the submitter's.
         pub header: Header,
@@ -321,8 +347,8 @@ wire! {
         pub opcode: u32,
         /// The request's result: a descriptor; [`FdUring::SUBMITTED`] at submission.
         pub result: i32,
-        /// Zero.
-        pub reserved: u64,
+        /// The submitter's stack ([`stack_ref`]), at submission.
+        pub stack: u64,
         /// Address of the request in the kernel; joins submission and completion.
         pub request: u64,
     }
@@ -362,12 +388,14 @@ wire! {
     pub struct Exit [48] {
         /// Front.
         pub header: Header,
-        /// Sum of its run-queue delays since attach.
-        pub run_queue_total_ns: u64,
         /// Sum of its time on a CPU since attach.
         pub running_total_ns: u64,
-        /// Number of its [`SwitchIn`].
-        pub count: u64,
+        /// As [`Wait::short_count`].
+        pub short_count: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// As [`Wait::short_ns`].
+        pub short_ns: u64,
     }
 }
 
@@ -377,7 +405,7 @@ pub mod counter {
     pub const RING_FULL: u32 = 0;
     /// Task storage or a map could not take an entry.
     pub const MAP_FULL: u32 = 1;
-    /// A stack was not copied because the ring was over half full.
+    /// A stack was not copied because the ring was over three quarters full.
     pub const STACK_PENDING: u32 = 2;
     /// A 32-bit caller's call.
     pub const COMPAT: u32 = 3;
@@ -387,8 +415,14 @@ pub mod counter {
     pub const USER_FAULT: u32 = 5;
     /// A record about descriptors did not fit into the ring: leak verdicts are withheld.
     pub const FD_RING_FULL: u32 = 6;
+    /// A stack was recognised by a memo. Not a loss; this and the next tell the hit rate.
+    pub const MEMO_HIT: u32 = 7;
+    /// A stack was not recognised.
+    pub const MEMO_MISS: u32 = 8;
+    /// Copies numbered so far ([`super::Stack::token`]), by each of the three probes that may interrupt one another.
+    pub const TOKEN: u32 = 9;
     /// Number of counters.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 12;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.
@@ -416,9 +450,35 @@ wire! {
     }
 }
 
+/// Values of [`TaskSnapshot::phase`]: where the probes have a thread.
+pub mod phase {
+    /// It runs, or nothing is known of it yet.
+    pub const RUNNING: u32 = 0;
+    /// It sleeps; what the snapshot says of its sleep is valid.
+    pub const SLEEPING: u32 = 1;
+    /// It is runnable and lost its CPU.
+    pub const PREEMPTED: u32 = 2;
+    /// It is new and has not run.
+    pub const NEW: u32 = 3;
+    /// It slept when ctrace attached.
+    pub const BEFORE: u32 = 4;
+}
+
 wire! {
-    /// One thread as the task iterator saw it (`bpf_seq_write`, one per thread of a target).
-    pub struct TaskSnapshot [176] {
+    /// The map `CONTROL`: what user space may change while the probes run.
+    pub struct Control [24] {
+        /// 0 while user space does not read the ring yet: nothing is sent.
+        pub armed: u64,
+        /// Sleeps shorter than this, in ns, get no record.
+        pub min_wait_ns: u64,
+        /// Of the recognised stacks one in this plus one is copied too and compared; a power of two minus one.
+        pub shadow_mask: u64,
+    }
+}
+
+wire! {
+    /// One thread as the task iterator saw it (`bpf_seq_write`, one per thread of a target), and what the probes know of it.
+    pub struct TaskSnapshot [568] {
         /// Process.
         pub tgid: u32,
         /// Thread.
@@ -429,6 +489,34 @@ wire! {
         pub ts_ns: u64,
         /// Registers; no stack follows.
         pub regs: Regs,
+        /// One of [`phase`].
+        pub phase: u32,
+        /// As [`Wait::state`].
+        pub state: u32,
+        /// As [`Wait::seq`].
+        pub seq: u64,
+        /// As [`Wait::out_ns`].
+        pub out_ns: u64,
+        /// As [`Wait::nr`]: differs from `nr` in a restarted call.
+        pub sleep_nr: i64,
+        /// As [`Wait::args`].
+        pub args: [u64; 6],
+        /// As [`Wait::timeout_ns`].
+        pub timeout_ns: u64,
+        /// As [`Wait::running_total_ns`].
+        pub running_total_ns: u64,
+        /// As [`Wait::short_count`].
+        pub short_count: u32,
+        /// As [`Delays::len`], of the delays that are still to be sent.
+        pub delays_len: u32,
+        /// As [`Wait::short_ns`].
+        pub short_ns: u64,
+        /// As [`Delays::first`].
+        pub delays_first: u64,
+        /// As [`Delays::delays`].
+        pub delays: [u32; DELAYS],
+        /// `delays_first` once more, read last: when it differs, the delays were sent meanwhile.
+        pub delays_first_again: u64,
     }
 }
 
@@ -439,9 +527,9 @@ mod tests {
     #[test]
     fn records_keep_the_ring_aligned() {
         for size in [
-            SwitchOut::SIZE,
-            Wake::SIZE,
-            SwitchIn::SIZE,
+            Wait::SIZE,
+            Stack::SIZE,
+            Delays::SIZE,
             FdOpen::SIZE,
             FdClose::SIZE,
             FdRights::SIZE,
@@ -470,6 +558,7 @@ mod tests {
         for class in 0..4 {
             let class = StackClass::from_wire(class).unwrap();
             assert!(StackClass::holding(class.bytes().max(1)) >= class);
+            assert!(class.larger() > class || class == StackClass::Large);
         }
         assert_eq!(StackClass::holding(2049), StackClass::Medium);
         assert_eq!(StackClass::holding(1 << 20), StackClass::Large);

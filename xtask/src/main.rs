@@ -9,6 +9,7 @@ mod apt;
 mod bench;
 mod build_ebpf;
 mod demo;
+mod go;
 mod libtest;
 mod lint;
 #[path = "../../tracer/ebpf/manifest.rs"]

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    apt,
+    apt, go,
     libtest::{Reader, Tally},
     shell,
 };
@@ -57,6 +57,7 @@ pub(crate) fn main(args: &Args) -> ExitCode {
 
 fn all(args: &Args, tally: &mut Tally) -> Result<()> {
     packages(args);
+    go::fetch(!args.no_install);
 
     let targets = test_targets()?;
     let mut here = cargo_test();

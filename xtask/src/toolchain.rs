@@ -22,6 +22,9 @@ use crate::{apt, shell};
 /// The newest linker known to work here.
 const LINKER_VERSION: &str = "0.13.0";
 
+/// What the compiler of the distribution is called here.
+const DEBIAN: &str = "Debian rustc-web";
+
 /// A compiler with the sources of its `core`.
 pub(crate) struct Compiler {
     /// What a person calls it.
@@ -80,7 +83,7 @@ impl Compiler {
                 .env("RUSTUP_AUTO_INSTALL", "0"),
         );
         let rustup = nightly.and_then(|path| Self::probe("rustup nightly", path.into()));
-        let debian = Self::probe("Debian rustc-web", "/usr/bin/rustc".into());
+        let debian = Self::probe(DEBIAN, "/usr/bin/rustc".into());
         rustup.into_iter().chain(debian).collect()
     }
 
@@ -91,6 +94,11 @@ impl Compiler {
     /// Where Debian keeps this compiler's LLVM.
     fn llvm_prefix(&self) -> PathBuf {
         PathBuf::from(format!("/usr/lib/llvm-{}", self.llvm_major()))
+    }
+
+    /// Is it the one that a manifest names?
+    fn is(&self, recorded: &[String]) -> bool {
+        recorded.contains(&self.version_line())
     }
 
     /// A name for `rustc -vV`'s line in the manifest.
@@ -107,8 +115,17 @@ impl Toolchain {
         if compilers.is_empty() {
             install_compiler()?;
             compilers = Compiler::all();
+        } else if compilers
+            .iter()
+            .all(|compiler| compiler.name == DEBIAN && !compiler.is(recorded))
+        {
+            // Installed long ago: Debian's moves on within a release. What is here may still do.
+            if let Err(error) = install_compiler() {
+                eprintln!("xtask: {error:#}; going on with the compiler that is here");
+            }
+            compilers = Compiler::all();
         }
-        compilers.sort_by_key(|compiler| !recorded.contains(&compiler.version_line()));
+        compilers.sort_by_key(|compiler| !compiler.is(recorded));
         let compiler = compilers
             .into_iter()
             .next()

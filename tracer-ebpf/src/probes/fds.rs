@@ -17,8 +17,9 @@ use tracer_ebpf::{
 };
 
 use super::{
-    emit::{header, plain, with_stack},
-    maps::{count, is_target, uring_offsets},
+    emit::{header, in_place, plain},
+    maps::{control, count, is_target, uring_offsets},
+    stack::{Place, stack},
     task::{Call, call, current_regs},
 };
 
@@ -31,7 +32,7 @@ const ENTER_ARGS: usize = 16;
 fn target() -> Option<(u32, u32)> {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    is_target(tgid).then_some((tgid, tid))
+    (is_target(tgid) && control().armed != 0).then_some((tgid, tid))
 }
 
 /// Reads a word of the tracepoint's record.
@@ -56,24 +57,29 @@ pub fn fd_open_exit(ctx: TracePointContext) -> u32 {
     let Some(task) = target() else { return 0 };
     let regs = current_regs();
     let call = call(regs);
-    match birth(call.nr, &call.args, result) {
-        Birth::Result => born(task, regs, &call, result as i32, -1),
-        Birth::Pair(at) => match read::<[i32; 2]>(at) {
-            Some([first, second]) => born(task, regs, &call, first, second),
-            None => count(counter::USER_FAULT),
+    let fds = match birth(call.nr, &call.args, result) {
+        Birth::Result => Some([result as i32, -1]),
+        Birth::Pair(at) => read::<[i32; 2]>(at),
+        Birth::At(at) => pidfd(at),
+        Birth::CloneArgs(at) => match read::<[u64; 2]>(at) {
+            Some([flags, at]) if flags & CLONE_PIDFD != 0 => pidfd(at),
+            _ => return 0,
         },
-        Birth::At(at) => pidfd(task, regs, &call, at),
-        Birth::CloneArgs(at) => {
-            if let Some([flags, pidfd_at]) = read::<[u64; 2]>(at)
-                && flags & CLONE_PIDFD != 0
-            {
-                pidfd(task, regs, &call, pidfd_at);
-            }
-        }
         // Control data is walked by programs of its own.
-        Birth::None | Birth::Message(_) | Birth::Messages(_) => {}
+        Birth::None | Birth::Message(_) | Birth::Messages(_) => return 0,
+    };
+    // One place only, which the verifier follows once.
+    match fds {
+        Some(fds) => born(task, regs, &call, fds),
+        None => count(counter::USER_FAULT),
     }
     0
+}
+
+/// The descriptor that a call wrote to user memory.
+#[inline(always)]
+fn pidfd(at: u64) -> Option<[i32; 2]> {
+    read::<i32>(at).map(|fd| [fd, -1])
 }
 
 #[inline(always)]
@@ -83,33 +89,20 @@ fn read<T>(at: u64) -> Option<T> {
 }
 
 #[inline(always)]
-fn pidfd(task: (u32, u32), regs: *const pt_regs, call: &Call, at: u64) {
-    match read::<i32>(at) {
-        Some(fd) => born(task, regs, call, fd, -1),
-        None => count(counter::USER_FAULT),
-    }
-}
-
-#[inline(always)]
-fn born((tgid, tid): (u32, u32), regs: *const pt_regs, call: &Call, fd: i32, fd2: i32) {
+fn born((tgid, tid): (u32, u32), regs: *const pt_regs, call: &Call, [fd, fd2]: [i32; 2]) {
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    with_stack::<FdOpen>(
-        regs,
-        true,
-        counter::FD_RING_FULL,
-        |record| {
-            // SAFETY: the slot in the ring.
-            unsafe {
-                (*record).header = header(kind::FD_OPEN, tgid, tid, now);
-                (*record).nr = call.nr;
-                (*record).fd = fd;
-                (*record).fd2 = fd2;
-                (*record).args = [call.args[0], call.args[1], call.args[2], call.args[3]];
-            }
+    let stack = stack(regs, Place::Descriptors, tgid, tid, now);
+    plain(
+        FdOpen {
+            header: header(kind::FD_OPEN, tgid, tid, now),
+            nr: call.nr,
+            fd,
+            fd2,
+            args: [call.args[0], call.args[1], call.args[2], call.args[3]],
+            stack,
         },
-        // SAFETY: the slot in the ring.
-        |record| unsafe { &raw mut (*record).header },
+        counter::FD_RING_FULL,
     );
 }
 
@@ -182,8 +175,13 @@ pub fn fd_recvmsg_exit(ctx: TracePointContext) -> u32 {
     let Some(task) = target() else { return 0 };
     let regs = current_regs();
     let call = call(regs);
-    if let Birth::Message(at) = birth(call.nr, &call.args, result) {
-        rights(task, regs, &call, at);
+    if let Birth::Message(at) = birth(call.nr, &call.args, result)
+        && let Some(data) = control_data(at)
+    {
+        // SAFETY: a helper without preconditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let stack = stack(regs, Place::Descriptors, task.0, task.1, now);
+        rights(&Received::new(task, &call, stack, now), data[0], data[1]);
     }
     0
 }
@@ -207,58 +205,97 @@ pub fn fd_recvmmsg_exit(ctx: TracePointContext) -> u32 {
                 "recvmmsg of {} brought {} messages, more than are looked at", task.0, result
             );
         }
-        let mut message = 0;
-        while message < MESSAGES_MAX && message < result {
-            rights(task, regs, &call, at + message as u64 * MMSGHDR);
-            message += 1;
+        let message = |index: i64| {
+            let inside = index < result;
+            inside
+                .then(|| control_data(at + index as u64 * MMSGHDR))
+                .flatten()
+        };
+        let mut first = 0;
+        while first < MESSAGES_MAX && message(first).is_none() {
+            first += 1;
+        }
+        if first == MESSAGES_MAX {
+            return 0;
+        }
+        // SAFETY: a helper without preconditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        // One stack for all messages.
+        let stack = stack(regs, Place::Descriptors, task.0, task.1, now);
+        let received = Received::new(task, &call, stack, now);
+        let mut index = 0;
+        while index < MESSAGES_MAX {
+            if let Some(data) = message(index) {
+                rights(&received, data[0], data[1]);
+            }
+            index += 1;
         }
     }
     0
 }
 
-#[inline(never)]
-fn rights((tgid, tid): (u32, u32), regs: *const pt_regs, call: &Call, message: u64) {
+/// What the messages of one call have in common.
+struct Received {
+    tgid: u32,
+    tid: u32,
+    nr: i64,
+    socket: u32,
+    stack: u64,
+    now: u64,
+}
+
+impl Received {
+    #[inline(always)]
+    fn new((tgid, tid): (u32, u32), call: &Call, stack: u64, now: u64) -> Self {
+        Self {
+            tgid,
+            tid,
+            nr: call.nr,
+            socket: call.args[0] as u32,
+            stack,
+            now,
+        }
+    }
+}
+
+/// Address and length of a message's control data, if that may hold descriptors.
+#[inline(always)]
+fn control_data(message: u64) -> Option<[u64; 2]> {
     let Some([control, total]) = read::<[u64; 2]>(message + MSG_CONTROL) else {
         count(counter::USER_FAULT);
-        return;
+        return None;
     };
-    if control == 0 || total < CONTROL_MIN {
-        return;
-    }
+    (control != 0 && total >= CONTROL_MIN).then_some([control, total])
+}
+
+#[inline(never)]
+fn rights(received: &Received, control: u64, total: u64) {
     let len = if total > CONTROL_MAX as u64 {
         count(counter::CONTROL_TRUNCATED);
         CONTROL_MAX as u32
     } else {
         total as u32
     };
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    with_stack::<FdRights>(
-        regs,
-        true,
-        counter::FD_RING_FULL,
-        |record| {
-            // SAFETY: the slot in the ring; the helper writes at most `CONTROL_MAX` bytes and cannot fault.
-            unsafe {
-                (*record).header = header(kind::FD_RIGHTS, tgid, tid, now);
-                (*record).nr = call.nr;
-                (*record).socket = call.args[0] as u32;
-                (*record).len = len;
-                (*record).total = total;
-                let read = aya_ebpf::helpers::generated::bpf_probe_read_user(
-                    (&raw mut (*record).control).cast(),
-                    len,
-                    control as *const _,
-                );
-                if read != 0 {
-                    (*record).len = 0;
-                    count(counter::USER_FAULT);
-                }
+    in_place::<FdRights>(counter::FD_RING_FULL, |record| {
+        // SAFETY: the slot in the ring; the helper writes at most `CONTROL_MAX` bytes and cannot fault.
+        unsafe {
+            (*record).header = header(kind::FD_RIGHTS, received.tgid, received.tid, received.now);
+            (*record).nr = received.nr;
+            (*record).socket = received.socket;
+            (*record).len = len;
+            (*record).total = total;
+            (*record).stack = received.stack;
+            let read = aya_ebpf::helpers::generated::bpf_probe_read_user(
+                (&raw mut (*record).control).cast(),
+                len,
+                control as *const _,
+            );
+            if read != 0 {
+                (*record).len = 0;
+                count(counter::USER_FAULT);
             }
-        },
-        // SAFETY: the slot in the ring.
-        |record| unsafe { &raw mut (*record).header },
-    );
+        }
+    });
 }
 
 /// What completion must know of a request.
@@ -318,22 +355,16 @@ pub fn fd_uring_submit(ctx: TracePointContext) -> u32 {
     let regs = current_regs();
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    with_stack::<FdUring>(
-        regs,
-        true,
-        counter::FD_RING_FULL,
-        |record| {
-            // SAFETY: the slot in the ring.
-            unsafe {
-                (*record).header = header(kind::FD_URING, tgid, tid, now);
-                (*record).opcode = opcode;
-                (*record).result = FdUring::SUBMITTED;
-                (*record).reserved = 0;
-                (*record).request = request;
-            }
+    let stack = stack(regs, Place::Descriptors, tgid, tid, now);
+    plain(
+        FdUring {
+            header: header(kind::FD_URING, tgid, tid, now),
+            opcode,
+            result: FdUring::SUBMITTED,
+            stack,
+            request,
         },
-        // SAFETY: the slot in the ring.
-        |record| unsafe { &raw mut (*record).header },
+        counter::FD_RING_FULL,
     );
     0
 }
@@ -371,7 +402,7 @@ pub fn fd_uring_complete(ctx: TracePointContext) -> u32 {
             header: header(kind::FD_URING, 0, 0, now),
             opcode: known.opcode,
             result,
-            reserved: 0,
+            stack: 0,
             request,
         },
         counter::FD_RING_FULL,

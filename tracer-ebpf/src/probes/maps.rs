@@ -7,9 +7,9 @@ use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, bpf_map_type, task_struct},
     helpers::generated::bpf_task_storage_get,
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf, StackTrace},
+    maps::{Array, HashMap, PerCpuArray, RingBuf, StackTrace},
 };
-use tracer_ebpf::wire::{StackPlace, counter};
+use tracer_ebpf::wire::{Control, counter};
 
 use super::task::TaskState;
 
@@ -22,15 +22,14 @@ pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 #[map]
 pub(super) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
-/// tgid → 1 for each traced process. Written by user space and, when children are followed, at fork; read by all probes.
-/// Full: that child is not traced, counted.
+/// tgid → layout of its address space, as memos name it, 0 while that is not known; only traced processes. Written by user
+/// space, at exec and, when children are followed, at fork; read by all probes. Full: that child is not traced, counted.
 #[map]
 pub(super) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
-/// Where a stack was seen → class of the copy that it needs. Written by user space, read by the probes. Full: the least
-/// recently used one makes room and is copied with the default size again.
+/// One [`Control`]. Written by user space at any time, read by the probes. Cannot be full.
 #[map]
-pub(super) static STACK_CLASSES: LruHashMap<StackPlace, u32> = LruHashMap::with_max_entries(16_384, 0);
+static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 
 /// Kernel stacks of uninterruptible sleeps. Written by `sched_switch`, read by user space. Full: no kernel stack.
 #[map]
@@ -144,12 +143,40 @@ pub(super) fn is_target(tgid: u32) -> bool {
     unsafe { TARGETS.get(tgid) }.is_some()
 }
 
+/// The layout of a process's address space; 0 when it is no target or nothing is known.
+#[inline(always)]
+pub(super) fn space(tgid: u32) -> u32 {
+    // SAFETY: copied out at once.
+    unsafe { TARGETS.get(tgid) }.copied().unwrap_or(0)
+}
+
+/// What user space wants now.
+#[inline(always)]
+pub(super) fn control() -> Control {
+    CONTROL.get(0).copied().unwrap_or(Control {
+        armed: 0,
+        min_wait_ns: 0,
+        shadow_mask: u64::MAX,
+    })
+}
+
 /// Adds one to a counter of [`counter`].
 #[inline(always)]
 pub(super) fn count(which: u32) {
-    if let Some(slot) = COUNTERS.get_ptr_mut(which) {
-        // SAFETY: a per-CPU slot; a probe that interrupts another loses at most one count of a loss.
-        unsafe { *slot += 1 };
+    add(which);
+}
+
+/// Adds one to a counter of [`counter`] and returns its value on this CPU before.
+#[inline(always)]
+pub(super) fn add(which: u32) -> u64 {
+    let Some(slot) = COUNTERS.get_ptr_mut(which) else {
+        return 0;
+    };
+    // SAFETY: a per-CPU slot; a probe that interrupts another loses at most one count.
+    unsafe {
+        let before = *slot;
+        *slot = before + 1;
+        before
     }
 }
 

@@ -17,5 +17,6 @@ mod emit;
 mod fds;
 mod maps;
 mod sched;
+mod stack;
 mod task;
 mod tasks_iter;

@@ -2,23 +2,22 @@
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_ns},
     macros::btf_tracepoint,
     programs::{BtfTracePointContext, tracing::StackIdContext as _},
 };
 use aya_log_ebpf::warn;
 use tracer_ebpf::{
+    delay,
     rules::{self, Side, Waker},
-    wire::{Exec, Exit, Fork, SwitchIn, SwitchOut, Wake, counter, feature, kind, switch_in},
+    wire::{DELAYS, Delays, Exec, Exit, Fork, Wait, counter, feature, kind, phase, stack_fault, wait},
 };
 
 use super::{
-    emit::{header, plain, with_stack},
-    maps::{KSTACKS, TARGETS, count, has, is_target, make_task_state, task_state},
-    task::{
-        self, BEFORE, Call, NEW, PREEMPTED, RUNNING, SLEEPING, TaskState, call, complete, ids,
-        signal_pending, user_regs,
-    },
+    emit::{header, in_place, plain},
+    maps::{KSTACKS, TARGETS, control, count, has, is_target, make_task_state, space, task_state},
+    stack::{Place, stack},
+    task::{self, Call, TaskState, call, complete, ids, signal_pending, user_regs},
 };
 
 const TASK_INTERRUPTIBLE: u32 = 1;
@@ -64,22 +63,25 @@ unsafe fn switch_out(
     if state.dead != 0 {
         return;
     }
+    let armed = control().armed != 0;
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    if state.in_ns != 0 {
+    if armed && state.in_ns != 0 {
         state.running_total_ns += now - state.in_ns;
     }
     state.out_ns = now;
     if preempt || prev_state == 0 {
-        state.state = PREEMPTED;
+        state.phase = phase::PREEMPTED;
         return;
     }
     if prev_state & TASK_DEAD != 0 {
-        state.state = RUNNING;
+        state.phase = phase::RUNNING;
         return;
     }
     state.seq += 1;
-    state.state = SLEEPING;
+    // What began before anybody listened is told as what began before attach.
+    state.phase = if armed { phase::SLEEPING } else { phase::BEFORE };
+    state.state = prev_state;
     if state.early_ns != 0 && now - state.early_ns < EARLY_NS {
         state.wake_ns = now;
     } else {
@@ -87,6 +89,7 @@ unsafe fn switch_out(
         state.waker_kind = Waker::Unknown as u32;
         state.waker_tgid = 0;
         state.waker_tid = 0;
+        state.waker_stack = 0;
         state.signal = 0;
     }
     state.early_ns = 0;
@@ -105,33 +108,18 @@ unsafe fn switch_out(
     state.args = current.args;
 
     let is_futex = rules::futex_wait(current.nr, &current.args).is_some();
-    let wanted = has(feature::WAITS) && (is_futex || !has(feature::FUTEX_ONLY));
-    let kstack = if wanted && prev_state & TASK_UNINTERRUPTIBLE != 0 {
+    let wanted = armed && has(feature::WAITS) && (is_futex || !has(feature::FUTEX_ONLY));
+    state.kstack = if wanted && prev_state & TASK_UNINTERRUPTIBLE != 0 {
         ctx.get_stackid(&KSTACKS, 0).map_or(-1, |id| id as i32)
     } else {
         -1
     };
-    let timeout_ns = task::timeout_ns(&current);
-    let (tgid, tid, seq) = (state.tgid, state.tid, state.seq);
-    with_stack::<SwitchOut>(
-        regs,
-        wanted,
-        counter::RING_FULL,
-        |record| {
-            // SAFETY: the slot in the ring.
-            unsafe {
-                (*record).header = header(kind::SWITCH_OUT, tgid, tid, now);
-                (*record).seq = seq;
-                (*record).state = prev_state;
-                (*record).kstack = kstack;
-                (*record).nr = current.nr;
-                (*record).args = current.args;
-                (*record).timeout_ns = timeout_ns;
-            }
-        },
-        // SAFETY: the slot in the ring.
-        |record| unsafe { &raw mut (*record).header },
-    );
+    state.timeout_ns = task::timeout_ns(&current);
+    state.stack = if wanted {
+        stack(regs, Place::SwitchOut, state.tgid, state.tid, now)
+    } else {
+        u64::from(stack_fault::UNWANTED)
+    };
 }
 
 #[inline(always)]
@@ -140,7 +128,7 @@ fn switch_in(state: &mut TaskState) {
         return;
     }
     // A waker on another CPU may have seen it still running while it was being switched out.
-    if state.state == SLEEPING
+    if state.phase == phase::SLEEPING
         && state.wake_ns == 0
         && state.early_ns != 0
         && state.early_ns + EARLY_NS >= state.out_ns
@@ -153,46 +141,103 @@ fn switch_in(state: &mut TaskState) {
     }
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let before = state.state;
+    let before = state.phase;
     state.in_ns = now;
-    state.state = RUNNING;
+    state.phase = phase::RUNNING;
     state.early_ns = 0;
-    let (since, flags) = match before {
-        PREEMPTED => (state.out_ns, switch_in::PREEMPTED),
-        NEW => (state.wake_ns, switch_in::NEW | switch_in::WOKEN),
-        SLEEPING if state.wake_ns != 0 => (state.wake_ns, switch_in::SLEPT | switch_in::WOKEN),
-        SLEEPING => (now, switch_in::SLEPT),
-        BEFORE if state.wake_ns != 0 => (
-            state.wake_ns,
-            switch_in::SLEPT | switch_in::WOKEN | switch_in::BEFORE,
-        ),
-        _ => return,
-    };
-    let delay = now - since;
-    state.run_queue_total_ns += delay;
-    state.count += 1;
-    if flags & switch_in::SLEPT == 0 && !has(feature::SCHED) {
+    if control().armed == 0 {
         return;
     }
-    let signal = if state.signal != 0 { switch_in::SIGNAL } else { 0 };
-    plain(
-        SwitchIn {
-            header: header(kind::SWITCH_IN, state.tgid, state.tid, now),
-            seq: state.seq,
-            out_ns: state.out_ns,
-            wake_ns: since,
-            nr: state.nr,
-            arg0: state.args[0],
-            flags: flags | signal,
-            waker_kind: state.waker_kind,
-            waker_tgid: state.waker_tgid,
-            waker_tid: state.waker_tid,
-            run_queue_total_ns: state.run_queue_total_ns,
-            running_total_ns: state.running_total_ns,
-            count: state.count,
-        },
-        counter::RING_FULL,
-    );
+    match before {
+        phase::PREEMPTED => delayed(state, now - state.out_ns, false, now),
+        phase::NEW => delayed(state, now - state.wake_ns, true, now),
+        phase::SLEEPING if state.wake_ns != 0 => {
+            let blocked = state.wake_ns - state.out_ns;
+            if blocked < control().min_wait_ns {
+                state.short_count += 1;
+                state.short_ns += blocked;
+                delayed(state, now - state.wake_ns, true, now);
+            } else {
+                waited(state, now, wait::WOKEN);
+            }
+        }
+        phase::SLEEPING => waited(state, now, 0),
+        phase::BEFORE if state.wake_ns != 0 => waited(state, now, wait::WOKEN | wait::BEFORE),
+        _ => {}
+    }
+}
+
+/// Keeps a delay that ends no wait; sends them when there are enough.
+#[inline(always)]
+fn delayed(state: &mut TaskState, ns: u64, woken: bool, now: u64) {
+    if !has(feature::SCHED) {
+        return;
+    }
+    let at = state.delays_len as usize;
+    if at < DELAYS {
+        state.delays[at] = delay::encode(ns, woken);
+        state.delays_len = at as u32 + 1;
+    }
+    if at + 1 >= DELAYS {
+        flush_delays(state, now);
+    }
+}
+
+/// Sends the delays that were kept.
+#[inline(always)]
+fn flush_delays(state: &mut TaskState, now: u64) {
+    let state = &raw mut *state;
+    // SAFETY: the state is the thread's own now, the slot in the ring ours.
+    unsafe {
+        in_place::<Delays>(counter::RING_FULL, |record| {
+            (*record).header = header(kind::DELAYS, (*state).tgid, (*state).tid, now);
+            (*record).first = (*state).delays_first;
+            (*record).len = (*state).delays_len;
+            (*record).reserved = 0;
+            (*record).delays = (*state).delays;
+        });
+        (*state).delays_first += u64::from((*state).delays_len);
+        (*state).delays_len = 0;
+    }
+}
+
+/// Sends a whole wait.
+#[inline(always)]
+fn waited(state: &TaskState, now: u64, flags: u32) {
+    let signal = if state.signal != 0 { wait::SIGNAL } else { 0 };
+    let before = flags & wait::BEFORE != 0;
+    in_place::<Wait>(counter::RING_FULL, |record| {
+        // SAFETY: the slot in the ring.
+        unsafe {
+            (*record).header = header(kind::WAIT, state.tgid, state.tid, now);
+            (*record).seq = state.seq;
+            (*record).out_ns = state.out_ns;
+            (*record).wake_ns = if flags & wait::WOKEN != 0 {
+                state.wake_ns
+            } else {
+                now
+            };
+            (*record).nr = state.nr;
+            (*record).args = state.args;
+            (*record).timeout_ns = state.timeout_ns;
+            (*record).stack = if before {
+                u64::from(stack_fault::UNWANTED)
+            } else {
+                state.stack
+            };
+            (*record).waker_stack = state.waker_stack;
+            (*record).state = state.state;
+            (*record).kstack = state.kstack;
+            (*record).flags = flags | signal;
+            (*record).waker_kind = state.waker_kind;
+            (*record).waker_tgid = state.waker_tgid;
+            (*record).waker_tid = state.waker_tid;
+            (*record).running_total_ns = state.running_total_ns;
+            (*record).short_count = state.short_count;
+            (*record).reserved = 0;
+            (*record).short_ns = state.short_ns;
+        }
+    });
 }
 
 /// `sched_waking(struct task_struct *p)`: runs in the waker, under `p->pi_lock`.
@@ -211,7 +256,7 @@ pub fn sched_waking(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
-    let asleep = state.state == SLEEPING || state.state == BEFORE;
+    let asleep = state.phase == phase::SLEEPING || state.phase == phase::BEFORE;
     if state.dead != 0 {
         return;
     }
@@ -247,14 +292,12 @@ unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
             args: &current.args,
         },
     );
-    let seq = if asleep {
+    if asleep {
         state.wake_ns = now;
-        state.seq
     } else {
         // It has not left the CPU yet: this is for the sleep to come, or for none.
         state.early_ns = now;
-        state.seq + 1
-    };
+    }
     // Only a sleep that nobody's wake ended can have been ended by a signal.
     let by_futex = matches!(verdict, Waker::HandOver | Waker::Exit);
     state.signal = u32::from(!by_futex && signal_pending(sleeper));
@@ -262,30 +305,11 @@ unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
     let named = matches!(verdict, Waker::HandOver | Waker::Exit | Waker::Call);
     state.waker_tgid = if named { waker_tgid } else { 0 };
     state.waker_tid = if named { waker_tid } else { 0 };
-    if verdict != Waker::HandOver || !has(feature::WAKERS) {
-        return;
-    }
-    let (tgid, tid) = (state.tgid, state.tid);
-    let comm = bpf_get_current_comm().unwrap_or([0; 16]);
-    with_stack::<Wake>(
-        regs,
-        true,
-        counter::RING_FULL,
-        |record| {
-            // SAFETY: the slot in the ring.
-            unsafe {
-                (*record).header = header(kind::WAKE, tgid, tid, now);
-                (*record).seq = seq;
-                (*record).waker_tgid = waker_tgid;
-                (*record).waker_tid = waker_tid;
-                (*record).nr = current.nr;
-                (*record).uaddr = current.args[0];
-                (*record).comm = comm;
-            }
-        },
-        // SAFETY: the slot in the ring.
-        |record| unsafe { &raw mut (*record).header },
-    );
+    state.waker_stack = if verdict == Waker::HandOver && has(feature::WAKERS) && control().armed != 0 {
+        stack(regs, Place::Waking, waker_tgid, waker_tid, now)
+    } else {
+        u64::from(stack_fault::UNWANTED)
+    };
 }
 
 /// `sched_wakeup_new(struct task_struct *p)`: a new thread becomes runnable.
@@ -296,7 +320,7 @@ pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     unsafe {
         let state = task_state(new);
         if !state.is_null() {
-            (*state).state = NEW;
+            (*state).phase = phase::NEW;
             (*state).wake_ns = bpf_ktime_get_ns();
             (*state).out_ns = (*state).wake_ns;
         }
@@ -314,7 +338,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (child_tid, child_tgid) = ids(child);
-    if child_tgid != tgid && has(feature::FOLLOW) && TARGETS.insert(child_tgid, 1, 0).is_err() {
+    if child_tgid != tgid && has(feature::FOLLOW) && TARGETS.insert(child_tgid, space(tgid), 0).is_err() {
         count(counter::MAP_FULL);
         warn!(&ctx, "process {} is not followed: too many targets", child_tgid);
     }
@@ -363,6 +387,10 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
         (*state).tid = tid;
+        // Memos of the program before must match nothing of this one.
+        if TARGETS.insert(tgid, 0, 0).is_err() {
+            count(counter::MAP_FULL);
+        }
         let now = bpf_ktime_get_ns();
         plain(
             Exec {
@@ -390,12 +418,16 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         state.dead = 1;
         let now = bpf_ktime_get_ns();
         let since = if state.in_ns != 0 { now - state.in_ns } else { 0 };
+        if state.delays_len != 0 {
+            flush_delays(state, now);
+        }
         plain(
             Exit {
                 header: header(kind::EXIT, state.tgid, state.tid, now),
-                run_queue_total_ns: state.run_queue_total_ns,
                 running_total_ns: state.running_total_ns + since,
-                count: state.count,
+                short_count: state.short_count,
+                reserved: 0,
+                short_ns: state.short_ns,
             },
             counter::RING_FULL,
         );

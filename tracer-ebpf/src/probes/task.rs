@@ -9,21 +9,10 @@ use aya_ebpf::{
 use tracer_ebpf::{
     nr,
     rules::{self, Timeout},
-    wire::{Regs, stack_fault},
+    wire::{DELAYS, Regs, stack_fault},
 };
 
 use super::maps::{signal_offsets, task_offsets};
-
-/// The thread runs, or nothing is known of it yet.
-pub(super) const RUNNING: u32 = 0;
-/// It sleeps.
-pub(super) const SLEEPING: u32 = 1;
-/// It is runnable and lost its CPU.
-pub(super) const PREEMPTED: u32 = 2;
-/// It is new and has not run.
-pub(super) const NEW: u32 = 3;
-/// It slept when ctrace attached.
-pub(super) const BEFORE: u32 = 4;
 
 /// Value of the map `TASKS`. Written by the thread itself at switch-out, by its waker under the kernel's `pi_lock`, and
 /// at switch-in; the run queue's lock orders these.
@@ -37,13 +26,26 @@ pub(super) struct TaskState {
     pub(super) early_ns: u64,
     pub(super) in_ns: u64,
     pub(super) running_total_ns: u64,
-    pub(super) run_queue_total_ns: u64,
-    pub(super) count: u64,
+    /// The sleep's stack, and that of who ended it ([`tracer_ebpf::wire::stack_ref`]).
+    pub(super) stack: u64,
+    pub(super) waker_stack: u64,
+    pub(super) timeout_ns: u64,
+    /// Sleeps too short for a record: how many, how long together.
+    pub(super) short_ns: u64,
+    pub(super) short_count: u32,
+    /// Delays that wait to be sent, and how many went before.
+    pub(super) delays_len: u32,
+    pub(super) delays_first: u64,
+    pub(super) delays: [u32; DELAYS],
     pub(super) nr: i64,
     pub(super) args: [u64; 6],
     pub(super) tgid: u32,
     pub(super) tid: u32,
+    /// One of [`tracer_ebpf::wire::phase`].
+    pub(super) phase: u32,
+    /// The kernel's state of the present sleep.
     pub(super) state: u32,
+    pub(super) kstack: i32,
     pub(super) waker_kind: u32,
     pub(super) waker_tgid: u32,
     pub(super) waker_tid: u32,
@@ -148,6 +150,8 @@ pub(super) unsafe fn copy_regs(to: *mut Regs, from: *const pt_regs) {
         (*to).gp[15] = reg!(from, r15);
         (*to).stack_len = 0;
         (*to).fault = stack_fault::NONE;
+        (*to).missing = 0;
+        (*to).reserved = 0;
     }
 }
 

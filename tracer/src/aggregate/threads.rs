@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::wire::{Exit, SwitchIn, switch_in};
+use tracer_ebpf::{
+    delay,
+    wire::{Delays, Exit, TaskSnapshot, Wait, wait},
+};
 
 use super::hist::Histogram;
 use crate::report::model::Reason;
@@ -26,12 +29,14 @@ pub struct Thread {
     pub preempted: u64,
     /// Delays that began with a wake-up.
     pub woken: u64,
-    /// The kernel side's sums since attach, as of the last record.
-    pub run_queue_total_ns: u64,
-    /// As above.
+    /// The kernel side's sum since attach, as of the last record.
     pub running_total_ns: u64,
     /// Sum of [`Thread::running_total_ns`] at the window's start.
     pub running_before_ns: u64,
+    /// Delays outside of waits taken so far since attach, so that none counts twice.
+    delays_taken: u64,
+    /// Sleeps too short for records: their length together since attach.
+    short_ns: u64,
     /// It ended in this window.
     pub exited: bool,
 }
@@ -41,6 +46,34 @@ impl Thread {
     #[must_use]
     pub const fn running_ns(&self) -> u64 {
         self.running_total_ns.saturating_sub(self.running_before_ns)
+    }
+
+    /// Takes the delays after those taken before.
+    fn take(&mut self, first: u64, len: u32, delays: &[u32]) {
+        let skip = self.delays_taken.saturating_sub(first);
+        let fresh = delays
+            .iter()
+            .take(len as usize)
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX));
+        for &delay in fresh {
+            let (ns, woken) = delay::decode(delay);
+            self.delays.record(ns);
+            if woken {
+                self.woken += 1;
+            } else {
+                self.preempted += 1;
+            }
+        }
+        self.delays_taken = self.delays_taken.max(first + u64::from(len));
+    }
+
+    /// Short sleeps, whose reason nobody noted.
+    fn short(&mut self, total_ns: u64) {
+        let more = total_ns.saturating_sub(self.short_ns);
+        if more > 0 {
+            *self.blocked.entry(Reason::Other).or_default() += more;
+            self.short_ns = total_ns;
+        }
     }
 
     fn fold(&mut self, other: &Self) {
@@ -66,23 +99,37 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// A thread got a CPU.
-    pub fn on_switch_in(&mut self, record: &SwitchIn) {
+    /// A thread's sleep is over, and its stay in the run queue.
+    pub fn on_wait(&mut self, record: &Wait) {
         let Some(thread) = self.thread(record.header.tgid, record.header.tid) else {
             return;
         };
-        thread.run_queue_total_ns = record.run_queue_total_ns;
         thread.running_total_ns = record.running_total_ns;
-        let known = record.flags & (switch_in::WOKEN | switch_in::PREEMPTED) != 0;
-        if known {
+        thread.short(record.short_ns);
+        if record.flags & wait::WOKEN != 0 {
             thread
                 .delays
                 .record(record.header.ts_ns.saturating_sub(record.wake_ns));
-        }
-        if record.flags & switch_in::PREEMPTED != 0 {
-            thread.preempted += 1;
-        } else if known {
             thread.woken += 1;
+        }
+    }
+
+    /// Delays that ended no wait of a record.
+    pub fn on_delays(&mut self, record: &Delays) {
+        if let Some(thread) = self.thread(record.header.tgid, record.header.tid) {
+            thread.take(record.first, record.len, &record.delays);
+        }
+    }
+
+    /// What the probes have not sent of a thread.
+    pub fn on_snapshot(&mut self, snapshot: &TaskSnapshot) {
+        let Some(thread) = self.thread(snapshot.tgid, snapshot.tid) else {
+            return;
+        };
+        thread.short(snapshot.short_ns);
+        // Otherwise they are in a record by now.
+        if snapshot.delays_first == snapshot.delays_first_again {
+            thread.take(snapshot.delays_first, snapshot.delays_len, &snapshot.delays);
         }
     }
 
@@ -98,6 +145,7 @@ impl Threads {
         let mut thread = self.live.remove(&record.header.tid).unwrap_or_default();
         thread.tgid = record.header.tgid;
         thread.running_total_ns = record.running_total_ns;
+        thread.short(record.short_ns);
         thread.exited = true;
         self.ended.entry(record.header.tgid).or_default().fold(&thread);
     }
@@ -154,9 +202,48 @@ impl Threads {
                 threads: 1,
                 running_total_ns: thread.running_total_ns,
                 running_before_ns: thread.running_total_ns,
-                run_queue_total_ns: thread.run_queue_total_ns,
+                delays_taken: thread.delays_taken,
+                short_ns: thread.short_ns,
                 ..Thread::default()
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_ebpf::wire::{DELAYS, Header, kind};
+
+    use super::*;
+
+    #[test]
+    fn no_delay_counts_twice() {
+        let mut threads = Threads::default();
+        let mut delays = [0; DELAYS];
+        for (at, slot) in delays.iter_mut().enumerate() {
+            *slot = delay::encode(1000 + at as u64, at % 4 == 0);
+        }
+        // A snapshot saw the first ten, the record brings them all, and the next snapshot has none.
+        threads.thread(1, 2).unwrap().take(0, 10, &delays);
+        threads.on_delays(&Delays {
+            header: Header {
+                kind: kind::DELAYS,
+                class: 0,
+                tgid: 1,
+                tid: 2,
+                cpu: 0,
+                ts_ns: 5,
+            },
+            first: 0,
+            len: DELAYS as u32,
+            reserved: 0,
+            delays,
+        });
+        let thread = threads.get(2).unwrap();
+        assert_eq!(thread.delays.count(), DELAYS as u64);
+        assert_eq!((thread.woken, thread.preempted), (16, 48));
+        threads.reset();
+        threads.thread(1, 2).unwrap().take(64, 1, &delays);
+        assert_eq!(threads.get(2).unwrap().delays.count(), 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::hints::Naming;
 use rustc_hash::FxHashMap;
 
 use crate::{
@@ -16,6 +17,7 @@ pub struct Names<'a> {
     kernel: &'a mut KernelSymbols,
     resolved: FxHashMap<StackId, Vec<StackFrame>>,
     used: BTreeMap<StackKey, StackId>,
+    nameless: bool,
 }
 
 impl<'a> Names<'a> {
@@ -31,7 +33,15 @@ impl<'a> Names<'a> {
             kernel,
             resolved: FxHashMap::default(),
             used: BTreeMap::new(),
+            nameless: false,
         }
+    }
+
+    /// Looks into no file of the target: frames have their addresses and files, variables nothing.
+    #[must_use]
+    pub fn nameless(mut self) -> Self {
+        self.nameless = true;
+        self
     }
 
     /// Frames, leaf first; empty without a stack.
@@ -39,6 +49,8 @@ impl<'a> Names<'a> {
         self.resolved.entry(id).or_insert_with(|| {
             if id == StackId::NONE {
                 Vec::new()
+            } else if self.nameless {
+                nameless(self.stacks, id)
             } else {
                 self.symbolizer.resolve(self.stacks, id)
             }
@@ -63,6 +75,9 @@ impl<'a> Names<'a> {
 
     /// What lies at an address of a process.
     pub fn describe(&mut self, tgid: u32, address: u64) -> AddressKind {
+        if self.nameless {
+            return AddressKind::Unmapped;
+        }
         self.symbolizer.describe_address(self.stacks, tgid, address)
     }
 
@@ -78,6 +93,21 @@ impl<'a> Names<'a> {
             .collect()
     }
 
+    /// How far the frames of the stacks referred to have names, by process.
+    pub fn naming(&mut self) -> BTreeMap<u32, Naming> {
+        let mut naming: BTreeMap<u32, Naming> = BTreeMap::new();
+        let used: Vec<StackId> = self.used.values().copied().collect();
+        for id in used {
+            if let Some(tgid) = self.stacks.tgid(id) {
+                naming.entry(tgid).or_default().add(self.frames(id));
+            }
+        }
+        for (tgid, naming) in &mut naming {
+            naming.mapped = self.symbolizer.has_jit_map(*tgid);
+        }
+        naming
+    }
+
     /// All stacks referred to.
     pub fn into_stacks(mut self) -> BTreeMap<StackKey, Vec<StackFrame>> {
         let used = std::mem::take(&mut self.used);
@@ -90,4 +120,23 @@ impl<'a> Names<'a> {
     pub fn stacks_mut(&mut self) -> &mut Stacks {
         self.stacks
     }
+}
+
+fn nameless(stacks: &Stacks, id: StackId) -> Vec<StackFrame> {
+    stacks
+        .frames(id)
+        .iter()
+        .map(|frame| StackFrame {
+            function: None,
+            module: frame
+                .module
+                .and_then(|module| stacks.module_path(module))
+                .map(str::to_owned),
+            file: None,
+            line: None,
+            inlined: false,
+            address: format!("{:#x}", frame.address),
+            offset: None,
+        })
+        .collect()
 }

@@ -3,12 +3,12 @@
 use rustc_hash::FxHashMap;
 use tracer_ebpf::{
     nr, rules,
-    wire::{Regs, TaskSnapshot},
+    wire::{Regs, TaskSnapshot, phase},
 };
 
 use super::{Window, locks::Locks, names::Names, time::LiveThreads};
 use crate::{
-    aggregate::{reason::reason, waits::Waits},
+    aggregate::reason::reason,
     proc::target::Stat,
     report::model::{FdKind, Reason, WaitingNow},
     stacks::StackId,
@@ -50,11 +50,9 @@ fn args(regs: &Regs) -> [u64; 6] {
 /// meanwhile is left out.
 pub fn sleepers(
     snapshots: &[TaskSnapshot],
-    waits: &Waits,
     names: &mut Names<'_>,
     again: impl FnOnce() -> Vec<TaskSnapshot>,
 ) -> Vec<Sleeper> {
-    let asleep: FxHashMap<u32, _> = waits.asleep().collect();
     let mut found: Vec<(Sleeper, Regs)> = Vec::new();
     for snapshot in snapshots.iter().take(ROWS_MAX) {
         let Ok(stat) = Stat::of_thread(snapshot.tgid, snapshot.tid) else {
@@ -67,24 +65,25 @@ pub fn sleepers(
             't' => 8,
             _ => continue,
         };
-        let seen = asleep.get(&snapshot.tid);
-        let (mut call, mut args) = (snapshot.nr, args(&snapshot.regs));
-        if call == nr::FUTEX_WAITV {
-            args[5] = 0;
-        }
-        // The restarted call's own arguments are known only if its beginning was seen.
-        if call == nr::RESTART_SYSCALL && seen.is_none() {
-            call = -1;
-            args = [0; 6];
-        }
-        let why = match seen {
-            Some(seen) => seen.reason,
-            None if snapshot.nr == nr::RESTART_SYSCALL => Reason::Other,
-            None => reason(call, &args, state, |fd| kind_of(snapshot.tgid, fd)),
+        // What the probes saw of its beginning; a restarted call's own arguments are known only from there.
+        let seen = snapshot.phase == phase::SLEEPING;
+        let (call, args, state) = if seen {
+            (snapshot.sleep_nr, snapshot.args, snapshot.state)
+        } else if snapshot.nr == nr::RESTART_SYSCALL {
+            (nr::RESTART_SYSCALL, [0; 6], state)
+        } else {
+            let mut args = args(&snapshot.regs);
+            if snapshot.nr == nr::FUTEX_WAITV {
+                args[5] = 0;
+            }
+            (snapshot.nr, args, state)
         };
-        let uaddr = seen
-            .and_then(|seen| seen.futex)
-            .or_else(|| rules::futex_wait(call, &args))
+        let why = if call == nr::RESTART_SYSCALL {
+            Reason::Other
+        } else {
+            reason(call, &args, state, |fd| kind_of(snapshot.tgid, fd))
+        };
+        let uaddr = rules::futex_wait(call, &args)
             .filter(|_| why == Reason::Futex)
             .map(|futex| futex.uaddr)
             .filter(|&uaddr| uaddr != 0);
@@ -93,7 +92,7 @@ pub fn sleepers(
         } else {
             names.stacks_mut().unwind_live(snapshot.tgid, &snapshot.regs).id
         };
-        let since_ns = seen.map(|seen| seen.since_ns);
+        let since_ns = seen.then_some(snapshot.out_ns);
         found.push((
             Sleeper {
                 pid: snapshot.tgid,

@@ -1,18 +1,8 @@
 //! Ring records to events. Nothing here trusts the length or the kind of a record.
 
 use tracer_ebpf::wire::{
-    Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, Header, Regs, StackClass, SwitchIn, SwitchOut,
-    Wake, kind,
+    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, Header, Stack, StackClass, Wait, kind,
 };
-
-/// Registers and the copied top of a stack.
-#[derive(Clone, Copy, Debug)]
-pub struct StackCopy<'a> {
-    /// Registers at kernel entry.
-    pub regs: Regs,
-    /// Bytes from `regs.sp` up.
-    pub bytes: &'a [u8],
-}
 
 /// One record of the ring.
 #[derive(Clone, Copy, Debug)]
@@ -21,20 +11,20 @@ pub struct StackCopy<'a> {
     reason = "lives on the stack for one record; boxing would allocate for each event"
 )]
 pub enum Event<'a> {
-    /// A thread goes to sleep.
-    SwitchOut(SwitchOut, StackCopy<'a>),
-    /// A task's call ended a sleep; the stack is the waker's.
-    Wake(Wake, StackCopy<'a>),
-    /// A thread got a CPU.
-    SwitchIn(SwitchIn),
+    /// A thread slept and got a CPU again.
+    Wait(Wait),
+    /// A stack that later records refer to, and the bytes copied from its stack pointer up.
+    Stack(Stack, &'a [u8]),
+    /// Delays in the run queue.
+    Delays(Delays),
     /// A call made descriptors.
-    FdOpen(FdOpen, StackCopy<'a>),
+    FdOpen(FdOpen),
     /// A call closes descriptors.
     FdClose(FdClose),
     /// A message brought control data.
-    FdRights(FdRights, StackCopy<'a>),
-    /// An `io_uring` request was submitted (`result` is `i32::MIN`; the stack is the submitter's) or completed (no stack).
-    FdUring(FdUring, Option<StackCopy<'a>>),
+    FdRights(FdRights),
+    /// An `io_uring` request was submitted (`result` is `i32::MIN`) or completed.
+    FdUring(FdUring),
     /// A thread or process was made.
     Fork(Fork),
     /// A process replaced its program.
@@ -48,19 +38,13 @@ pub enum Event<'a> {
 pub fn decode(bytes: &[u8]) -> Option<Event<'_>> {
     let header = Header::read(bytes)?;
     Some(match header.kind {
-        kind::SWITCH_OUT => Event::SwitchOut(
-            SwitchOut::read(bytes)?,
-            stack(bytes, SwitchOut::SIZE, header.class)?,
-        ),
-        kind::WAKE => Event::Wake(Wake::read(bytes)?, stack(bytes, Wake::SIZE, header.class)?),
-        kind::SWITCH_IN => Event::SwitchIn(SwitchIn::read(bytes)?),
-        kind::FD_OPEN => Event::FdOpen(FdOpen::read(bytes)?, stack(bytes, FdOpen::SIZE, header.class)?),
+        kind::WAIT => Event::Wait(Wait::read(bytes)?),
+        kind::STACK => stack(bytes, header.class)?,
+        kind::DELAYS => Event::Delays(Delays::read(bytes)?),
+        kind::FD_OPEN => Event::FdOpen(FdOpen::read(bytes)?),
         kind::FD_CLOSE => Event::FdClose(FdClose::read(bytes)?),
-        kind::FD_RIGHTS => Event::FdRights(
-            FdRights::read(bytes)?,
-            stack(bytes, FdRights::SIZE, header.class)?,
-        ),
-        kind::FD_URING => Event::FdUring(FdUring::read(bytes)?, stack(bytes, FdUring::SIZE, header.class)),
+        kind::FD_RIGHTS => Event::FdRights(FdRights::read(bytes)?),
+        kind::FD_URING => Event::FdUring(FdUring::read(bytes)?),
         kind::FORK => Event::Fork(Fork::read(bytes)?),
         kind::EXEC => Event::Exec(Exec::read(bytes)?),
         kind::EXIT => Event::Exit(Exit::read(bytes)?),
@@ -68,16 +52,14 @@ pub fn decode(bytes: &[u8]) -> Option<Event<'_>> {
     })
 }
 
-fn stack(bytes: &[u8], at: usize, class: u16) -> Option<StackCopy<'_>> {
-    let rest = bytes.get(at..)?;
-    let regs = Regs::read(rest)?;
+fn stack(bytes: &[u8], class: u16) -> Option<Event<'_>> {
+    let record = Stack::read(bytes)?;
     let class = StackClass::from_wire(class)?;
-    let copied = rest.get(Regs::SIZE..)?;
-    let len = (regs.stack_len as usize).min(class.bytes()).min(copied.len());
-    Some(StackCopy {
-        regs,
-        bytes: &copied[..len],
-    })
+    let copied = bytes.get(Stack::SIZE..)?;
+    let len = (record.regs.stack_len as usize)
+        .min(class.bytes())
+        .min(copied.len());
+    Some(Event::Stack(record, &copied[..len]))
 }
 
 #[cfg(test)]
@@ -93,8 +75,8 @@ mod tests {
             if bytes.len() >= 2 {
                 bytes[..2].copy_from_slice(&kind.to_le_bytes());
             }
-            if let Some(Event::SwitchOut(_, stack)) = decode(&bytes) {
-                prop_assert!(stack.bytes.len() <= StackClass::Large.bytes());
+            if let Some(Event::Stack(_, copied)) = decode(&bytes) {
+                prop_assert!(copied.len() <= StackClass::Large.bytes());
             }
         }
     }

@@ -83,12 +83,23 @@ impl Mappings {
     /// Hears of executable mappings that a thread makes, and the threads that it makes from now on, and, with `follow`, the
     /// processes.
     pub fn watch(&mut self, tid: u32, follow: bool) -> io::Result<()> {
+        let tid = libc::pid_t::try_from(tid).map_err(io::Error::other)?;
+        let inherit = flag::INHERIT | if follow { 0 } else { flag::INHERIT_THREAD };
+        self.open(tid, inherit)
+    }
+
+    /// Hears of executable mappings that any process makes.
+    pub fn watch_host(&mut self) -> io::Result<()> {
+        self.open(-1, 0)
+    }
+
+    fn open(&mut self, pid: libc::pid_t, flags: u64) -> io::Result<()> {
         // SAFETY: sysconf(3) reads a number.
         let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
         let cpus = i32::try_from(cpus).unwrap_or(1).clamp(1, MAX_CPUS);
         let mut rings = Vec::new();
         for cpu in 0..cpus {
-            match Ring::open(tid, cpu, follow) {
+            match Ring::open(pid, cpu, flags) {
                 Ok(ring) => rings.push(ring),
                 // A CPU that is off.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
@@ -140,8 +151,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn open(pid: u32, cpu: i32, follow: bool) -> io::Result<Self> {
-        let event = open_event(pid, cpu, follow)?;
+    fn open(pid: libc::pid_t, cpu: i32, flags: u64) -> io::Result<Self> {
+        let event = open_event(pid, cpu, flags)?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let memory = unsafe {
             libc::mmap(
@@ -212,13 +223,13 @@ impl Drop for Ring {
     }
 }
 
-fn open_event(pid: u32, cpu: i32, follow: bool) -> io::Result<OwnedFd> {
-    let mut attributes = Attributes {
+fn open_event(pid: libc::pid_t, cpu: i32, flags: u64) -> io::Result<OwnedFd> {
+    let attributes = Attributes {
         kind: TYPE_SOFTWARE,
         size: size_of::<Attributes>() as u32,
         config: COUNT_SW_DUMMY,
         sample_type: SAMPLE_TIME,
-        flags: flag::INHERIT
+        flags: flags
             | flag::EXCLUDE_KERNEL
             | flag::EXCLUDE_HV
             | flag::MMAP
@@ -232,16 +243,13 @@ fn open_event(pid: u32, cpu: i32, follow: bool) -> io::Result<OwnedFd> {
         clockid: libc::CLOCK_MONOTONIC,
         ..Attributes::default()
     };
-    if !follow {
-        attributes.flags |= flag::INHERIT_THREAD;
-    }
     let no_group: libc::c_int = -1;
     // SAFETY: perf_event_open(2) reads a struct of the size that it names; a new descriptor is returned, or -1.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
             &raw const attributes,
-            pid as libc::pid_t,
+            pid,
             cpu,
             no_group,
             FLAG_FD_CLOEXEC,

@@ -1,10 +1,12 @@
 //! The only module that knows aya: loads and attaches the probes, drains their ring, reads their counters.
 //! Beside them [`mappings`] hears from perf what a command maps.
 
+pub mod btf;
 pub mod decode;
 pub mod mappings;
 pub mod offsets;
 pub mod plan;
+pub mod pool;
 pub mod stats;
 pub mod tracefs;
 
@@ -16,21 +18,29 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap},
-    programs::{BtfTracePoint, Iter, TracePoint},
+    Btf, Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap},
+    programs::{BtfTracePoint, Iter, ProgramError, ProgramInfo, TracePoint},
 };
 use aya_log::EbpfLogger;
-use tracer_ebpf::wire::{StackClass, StackPlace, TaskSnapshot, counter};
+use tracer_ebpf::{
+    memo::{Key, Ways},
+    wire::{Control, StackClass, StackPlace, TaskSnapshot, counter},
+};
 
 use self::{
-    offsets::Offsets,
+    btf::KernelBtf,
+    offsets::{Offsets, STRUCTS},
     plan::{Collectors, Hook, Step},
-    stats::{RunStats, StatsOn, run_stats},
+    pool::Pool,
+    stats::{KernelTime, RunStats, Sampler, run_stats},
 };
-use crate::report::model::Probe;
+use crate::{proc::host::monotonic_ns, report::model::Probe, stacks::Order};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ctrace.bpf.o"));
+
+/// Characters kept of why a hook could not be attached.
+const REASON_MAX: usize = 512;
 
 /// What to capture.
 #[derive(Clone, Debug)]
@@ -51,21 +61,28 @@ pub struct Capture {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     targets: HashMap<MapData, u32, u32>,
-    classes: HashMap<MapData, Place, u32>,
+    classes: HashMap<MapData, Wire<StackPlace>, u32>,
+    control: Array<MapData, Wire<Control>>,
+    memos: HashMap<MapData, Wire<Key>, Ways>,
+    pool: Pool,
     kstacks: StackTraceMap<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     attached: Vec<Step>,
     unattached: Vec<(Step, String)>,
-    stats_on: Option<StatsOn>,
+    sampler: Sampler,
 }
 
-/// [`StackPlace`] as a map key: aya wants the marker trait on a type of ours.
+/// A type of the wire in a map: aya wants its marker trait on a type of ours.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Place(#[allow(dead_code, reason = "read by the kernel")] StackPlace);
+struct Wire<T>(#[allow(dead_code, reason = "read by the kernel")] T);
 
 // SAFETY: integers without padding, asserted where the type is declared.
-unsafe impl aya::Pod for Place {}
+unsafe impl aya::Pod for Wire<StackPlace> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<Control> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<Key> {}
 
 impl Capture {
     /// Loads and attaches everything in the plan. Must be called while the process has one thread.
@@ -79,8 +96,15 @@ impl Capture {
     }
 
     fn attach(request: &Request, steps: Vec<Step>) -> Result<Self> {
-        let offsets = Offsets::of_this_kernel()?;
-        let btf = Btf::from_sys_fs().context("cannot parse the kernel's BTF")?;
+        let types: Vec<_> = steps.iter().filter_map(|step| step.hook.btf_type()).collect();
+        let wanted: Vec<_> = types
+            .iter()
+            .map(|(kind, name)| (*kind, &**name))
+            .chain(STRUCTS)
+            .collect();
+        let kernel = KernelBtf::read(&wanted)?;
+        let offsets = Offsets::new(&kernel)?;
+        let btf = kernel.for_aya()?;
         let mut ebpf = load(request, &offsets, &btf)?;
         let logger = log::log_enabled!(log::Level::Warn)
             .then(|| EbpfLogger::init(&mut ebpf))
@@ -97,13 +121,18 @@ impl Capture {
         let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
         let mut targets: HashMap<_, u32, u32> = HashMap::try_from(take("TARGETS")?)?;
         let classes = HashMap::try_from(take("STACK_CLASSES")?)?;
+        let memos = HashMap::try_from(take("MEMOS")?)?;
+        let pool = match take("MEMO_POOL")? {
+            aya::maps::Map::Array(map) => Pool::map(map)?,
+            _ => return Err(anyhow!("the eBPF object's MEMO_POOL is no array")),
+        };
+        let control: Array<_, Wire<Control>> = Array::try_from(take("CONTROL")?)?;
         let kstacks = StackTraceMap::try_from(take("KSTACKS")?)?;
         for &tgid in &request.targets {
             targets
-                .insert(tgid, 1, 0)
+                .insert(tgid, 0, 0)
                 .context("cannot name the targets to the probes")?;
         }
-        let stats_on = StatsOn::enable();
         let (mut attached, mut unattached) = (Vec::new(), Vec::new());
         for step in steps {
             match attach_step(&mut ebpf, &btf, step) {
@@ -120,7 +149,9 @@ impl Capture {
                 }
                 Err(error) => {
                     log::debug!("{}: {error:#}", step.hook.name());
-                    unattached.push((step, format!("{error:#}")));
+                    // The verifier's log may be 16 MB, and this is kept.
+                    let why = format!("{error:#}").chars().take(REASON_MAX).collect();
+                    unattached.push((step, why));
                 }
             }
             if step.hook == Hook::Iter {
@@ -134,16 +165,22 @@ impl Capture {
             counters,
             targets,
             classes,
+            control,
+            memos,
+            pool,
             kstacks,
             logger,
             attached,
             unattached,
-            stats_on,
+            sampler: Sampler::default(),
         })
     }
 
     /// Hands every record in the ring to `each`, at most `limit` of them; returns how many.
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
+        self.sampler.turn(monotonic_ns(), || {
+            all_stats(&self.ebpf, &programs(&self.attached))
+        });
         let mut count = 0;
         while count < limit {
             let Some(record) = self.ring.next() else { break };
@@ -173,9 +210,40 @@ impl Capture {
     /// Says how large a copy the stack at `place` needs.
     pub fn set_stack_class(&mut self, place: StackPlace, class: StackClass) {
         // Best effort: without it the copy has the default size.
-        if let Err(error) = self.classes.insert(Place(place), class as u32, 0) {
+        if let Err(error) = self.classes.insert(Wire(place), class as u32, 0) {
             log::debug!("stack class: {error}");
         }
+    }
+
+    /// Tells the probes how stacks are recognised.
+    pub fn obey(&mut self, order: Order) {
+        let done = match order {
+            Order::Clear(at) => {
+                self.pool.clear(at);
+                Ok(())
+            }
+            Order::Write { at, words, id } => {
+                self.pool.write(at, &words, id);
+                Ok(())
+            }
+            Order::Ways(key, ways) if ways == Ways::default() => self.memos.remove(&Wire(key)),
+            Order::Ways(key, ways) => self.memos.insert(Wire(key), ways, 0),
+            // Only of processes that are traced: a value makes one a target.
+            Order::Space { tgid, space } if self.targets.get(&tgid, 0).is_ok() => {
+                self.targets.insert(tgid, space, 0)
+            }
+            Order::Space { .. } => Ok(()),
+        };
+        // Best effort: without it the stack is copied.
+        if let Err(error) = done {
+            log::debug!("stack memo: {error}");
+        }
+    }
+
+    /// Changes what the probes do from now on; until the first time they send nothing, as a ring that nobody reads yet would be
+    /// full of first stacks.
+    pub fn set_control(&mut self, control: Control) -> Result<()> {
+        Ok(self.control.set(0, Wire(control), 0)?)
     }
 
     /// Forgets a process that has ended.
@@ -195,42 +263,38 @@ impl Capture {
             .unwrap_or_default()
     }
 
-    /// Every attached program with its account.
+    /// Time in the probes since attach, as far as it was sampled; `None` when the privileges do not reach.
+    #[must_use]
+    pub fn kernel_time(&self) -> Option<KernelTime> {
+        let stats = all_stats(&self.ebpf, &self.programs());
+        Some(self.sampler.sampled(monotonic_ns(), &stats)?.kernel_time())
+    }
+
+    /// Every attached program with its account since attach: hits and time estimated from the part that was sampled.
     #[must_use]
     pub fn probes(&self) -> Vec<Probe> {
-        let mut probes: BTreeMap<&str, (&Step, Vec<&str>)> = BTreeMap::new();
-        for step in &self.attached {
-            probes
-                .entry(step.program)
-                .or_insert((step, Vec::new()))
-                .1
-                .push(step.hook.name());
-        }
-        probes
+        let programs = self.programs();
+        let stats = all_stats(&self.ebpf, &programs);
+        let sampled = self.sampler.sampled(monotonic_ns(), &stats);
+        programs
             .into_iter()
-            .map(|(program, (step, _))| {
-                let stats = self.stats_of(program).filter(|_| self.stats_on.is_some());
+            .enumerate()
+            .map(|(at, (program, hook))| {
+                let estimate = sampled.as_ref().and_then(|sampled| sampled.estimate(at));
                 Probe {
                     name: program.to_owned(),
-                    attach: step.hook.word().to_owned(),
-                    hits: stats.map(|stats| stats.runs),
-                    run_ns: stats.map(|stats| stats.run_ns),
-                    missed: stats.map(|stats| stats.missed),
+                    attach: hook.word().to_owned(),
+                    hits: estimate.map(|(hits, _)| hits),
+                    run_ns: estimate.map(|(_, run_ns)| run_ns),
+                    missed: stats.get(at).map(|stats| stats.missed),
                 }
             })
             .collect()
     }
 
-    fn stats_of(&self, program: &str) -> Option<RunStats> {
-        let fd = self
-            .ebpf
-            .program(program)?
-            .fd()
-            .ok()?
-            .as_fd()
-            .try_clone_to_owned()
-            .ok()?;
-        run_stats(fd.as_fd())
+    /// Attached programs by name, each with its first hook.
+    fn programs(&self) -> Vec<(&'static str, Hook)> {
+        programs(&self.attached)
     }
 
     /// Hooks that this kernel does not have, with the reason.
@@ -258,7 +322,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
     } else {
         0
     };
-    let mut loader = EbpfLoader::new();
+    let mut loader = btf::loader();
     loader
         .btf(Some(btf))
         .allow_unsupported_maps()
@@ -296,6 +360,7 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
         Hook::TpBtf(name) => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(name, btf)?;
+            say_size(step.program, program.info());
             program.attach()?;
         }
         Hook::Tracepoint(category, name) => {
@@ -306,6 +371,7 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
             // One program serves many tracepoints; it is loaded with the first.
             if program.fd().is_err() {
                 program.load()?;
+                say_size(step.program, program.info());
             }
             program.attach(category, name)?;
         }
@@ -315,6 +381,33 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How much the verifier had to follow: its limit is a million.
+fn say_size(program: &str, info: Result<ProgramInfo, ProgramError>) {
+    let verified = info.ok().and_then(|info| info.verified_instruction_count());
+    log::debug!("{program}: {} instructions verified", verified.unwrap_or(0));
+}
+
+fn programs(attached: &[Step]) -> Vec<(&'static str, Hook)> {
+    let by_name: BTreeMap<_, _> = attached
+        .iter()
+        .rev()
+        .map(|step| (step.program, step.hook))
+        .collect();
+    by_name.into_iter().collect()
+}
+
+/// The kernel's accounts of programs; of one that cannot be asked zeros.
+fn all_stats(ebpf: &Ebpf, programs: &[(&'static str, Hook)]) -> Vec<RunStats> {
+    programs
+        .iter()
+        .map(|(program, _)| {
+            ebpf.program(program)
+                .and_then(|program| run_stats(program.fd().ok()?.as_fd()))
+                .unwrap_or_default()
+        })
+        .collect()
 }
 
 /// The probes read `req` at 16 and `opcode` or `res` at 32, as every kernel from 6.0 on has them.

@@ -1,7 +1,8 @@
 //! What the probes must know of kernel structs, from the running kernel's BTF: Rust emits no field relocations.
 
-use anyhow::{Context as _, Result, bail};
-use btf_rs::{Btf, Type};
+use anyhow::{Context as _, Result};
+
+use super::btf::{BTF, KernelBtf, Kind};
 
 /// Offsets in bytes; 0 where the field does not exist on this kernel and may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,22 +31,27 @@ pub struct Offsets {
     pub uring_close_fd: u32,
 }
 
-/// Where kernels keep their BTF.
-pub const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Structs whose members are needed, for [`KernelBtf::read`].
+pub const STRUCTS: [(Kind, &str); 7] = [
+    (Kind::Struct, "task_struct"),
+    (Kind::Struct, "sigpending"),
+    (Kind::Struct, "signal_struct"),
+    (Kind::Struct, "io_open"),
+    (Kind::Struct, "io_accept"),
+    (Kind::Struct, "io_socket"),
+    (Kind::Struct, "io_close"),
+];
 
 impl Offsets {
-    /// Reads them from the running kernel's BTF.
-    pub fn of_this_kernel() -> Result<Self> {
-        let btf = Btf::from_file(BTF).with_context(|| {
-            format!("cannot read {BTF}: ctrace needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (most distributions' are)")
-        })?;
+    /// Takes them from the running kernel's BTF, read for [`STRUCTS`].
+    pub fn new(btf: &KernelBtf) -> Result<Self> {
         let needed = |owner, field| {
-            member(&btf, owner, field)
+            btf.member(owner, field)
                 .with_context(|| format!("the kernel's BTF has no {owner}.{field}; is {BTF} this kernel's?"))
         };
         let task = |field| needed("task_struct", field);
         let set = needed("sigpending", "signal")?;
-        let optional = |owner, field| member(&btf, owner, field).unwrap_or(0);
+        let optional = |owner, field| btf.member(owner, field).unwrap_or(0);
         Ok(Self {
             task_pid: task("pid")?,
             task_tgid: task("tgid")?,
@@ -62,29 +68,13 @@ impl Offsets {
     }
 }
 
-/// Byte offset of a direct member of a struct.
-fn member(btf: &Btf, owner: &str, field: &str) -> Result<u32> {
-    for candidate in btf
-        .resolve_types_by_name(owner)
-        .map_err(|error| anyhow::anyhow!("{error}"))?
-    {
-        let Type::Struct(owner) = candidate else { continue };
-        for candidate in &owner.members {
-            if btf.resolve_name(candidate).is_ok_and(|name| name == field) {
-                return Ok(candidate.bit_offset() / 8);
-            }
-        }
-    }
-    bail!("no {owner}.{field}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn this_kernel_has_what_the_probes_need() {
-        let offsets = Offsets::of_this_kernel().unwrap();
+        let offsets = Offsets::new(&KernelBtf::read(&STRUCTS).unwrap()).unwrap();
         assert!(offsets.task_pid > 0);
         assert_eq!(offsets.task_tgid, offsets.task_pid + 4, "neighbours since 2.6");
     }

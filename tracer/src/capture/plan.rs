@@ -1,6 +1,10 @@
 //! What to attach where: a pure plan from the options, made before anything is loaded.
 
+use std::borrow::Cow;
+
 use tracer_ebpf::{births, wire::feature};
+
+use super::btf::Kind;
 
 /// Which collectors run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,16 @@ impl Hook {
         match self {
             Self::TpBtf(name) | Self::Tracepoint(_, name) => name,
             Self::Iter => "task",
+        }
+    }
+
+    /// The type in the kernel's BTF by which a program is attached to it.
+    #[must_use]
+    pub fn btf_type(self) -> Option<(Kind, Cow<'static, str>)> {
+        match self {
+            Self::TpBtf(name) => Some((Kind::Typedef, format!("btf_trace_{name}").into())),
+            Self::Tracepoint(..) => None,
+            Self::Iter => Some((Kind::Func, "bpf_iter_task".into())),
         }
     }
 }

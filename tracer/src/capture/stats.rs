@@ -83,3 +83,264 @@ impl StatsOn {
         enable_stats(Stats::RunTime).ok().map(|fd| Self { _fd: fd })
     }
 }
+
+/// The statistics cost every eBPF program of the host two clock reads a run, so they are on for a part of the time only.
+pub const PERIOD_NS: u64 = 5_000_000_000;
+/// Part of each [`PERIOD_NS`] in which they are on.
+pub const ON_NS: u64 = 100_000_000;
+
+/// When the statistics are on: at the start of each period, from the first on, so that a trace of any length has a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "times, with their unit")]
+pub struct Schedule {
+    /// Since when they are on.
+    on_since_ns: Option<u64>,
+    /// When they go on next.
+    next_ns: u64,
+    /// Time they have been on, up to the last time they went off.
+    sampled_ns: u64,
+}
+
+impl Schedule {
+    /// Whether they are to be on now. Called often; when it is late, the time on is longer and counted as such.
+    pub fn turn(&mut self, now_ns: u64) -> bool {
+        match self.on_since_ns {
+            Some(since) if now_ns.saturating_sub(since) >= ON_NS => {
+                self.sampled_ns += now_ns - since;
+                self.on_since_ns = None;
+                self.next_ns = since + PERIOD_NS;
+            }
+            None if now_ns >= self.next_ns => self.on_since_ns = Some(now_ns),
+            _ => {}
+        }
+        self.on_since_ns.is_some()
+    }
+
+    /// Time they have been on.
+    #[must_use]
+    pub fn sampled_ns(&self, now_ns: u64) -> u64 {
+        self.sampled_ns + self.on_since_ns.map_or(0, |since| now_ns.saturating_sub(since))
+    }
+}
+
+/// The kernel's statistics of some programs, switched on and off by a [`Schedule`]. Others may have them on at other times: only
+/// what the programs did in our part of the time counts.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    schedule: Schedule,
+    started_ns: Option<u64>,
+    on: Option<StatsOn>,
+    refused: bool,
+    sums: Sums,
+}
+
+impl Sampler {
+    /// Switches the statistics on or off when it is time, for the first time at the first call: attaching is no sample of what
+    /// tracing costs. To be called at every look at the ring; `read` gives the programs' accounts, always in the same order.
+    pub fn turn(&mut self, now_ns: u64, read: impl FnOnce() -> Vec<RunStats>) {
+        if self.refused {
+            return;
+        }
+        self.started_ns.get_or_insert(now_ns);
+        match (self.schedule.turn(now_ns), self.on.is_some()) {
+            (true, false) => {
+                self.on = StatsOn::enable();
+                self.refused = self.on.is_none();
+                self.sums.begin(read());
+            }
+            (false, true) => {
+                self.sums.end(&read());
+                self.on = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// What the programs did in the parts of the time that were sampled so far; `None` when the privileges do not reach.
+    #[must_use]
+    pub fn sampled(&self, now_ns: u64, read: &[RunStats]) -> Option<Sampled> {
+        (!self.refused).then(|| Sampled {
+            programs: self.sums.with(read),
+            sampled_ns: self.schedule.sampled_ns(now_ns),
+            whole_ns: self
+                .started_ns
+                .map_or(0, |started_ns| now_ns.saturating_sub(started_ns)),
+        })
+    }
+}
+
+/// Accounts of programs in a part of the time since the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// In the order in which they were read.
+    pub programs: Vec<RunStats>,
+    /// The part.
+    pub sampled_ns: u64,
+    /// All the time.
+    pub whole_ns: u64,
+}
+
+impl Sampled {
+    /// Time in all programs.
+    #[must_use]
+    pub fn kernel_time(&self) -> KernelTime {
+        KernelTime {
+            run_ns: self.programs.iter().map(|program| program.run_ns).sum(),
+            sampled_ns: self.sampled_ns,
+        }
+    }
+
+    /// Estimates for all the time: runs of a program, and time in it.
+    #[must_use]
+    pub fn estimate(&self, program: usize) -> Option<(u64, u64)> {
+        let program = self.programs.get(program)?;
+        let estimate = |sampled| scaled(sampled, self.sampled_ns, self.whole_ns);
+        Some((estimate(program.runs)?, estimate(program.run_ns)?))
+    }
+}
+
+/// Accounts summed over the samples.
+#[derive(Debug, Default)]
+struct Sums {
+    past: Vec<RunStats>,
+    /// Accounts when the sample under way began; empty when none is.
+    base: Vec<RunStats>,
+}
+
+impl Sums {
+    fn begin(&mut self, read: Vec<RunStats>) {
+        self.base = read;
+    }
+
+    fn end(&mut self, read: &[RunStats]) {
+        self.past = self.with(read);
+        self.base.clear();
+    }
+
+    fn with(&self, read: &[RunStats]) -> Vec<RunStats> {
+        let past = self
+            .past
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(RunStats::default()));
+        read.iter()
+            .enumerate()
+            .zip(past)
+            .map(|((at, now), past)| {
+                let base = self.base.get(at).unwrap_or(now);
+                RunStats {
+                    run_ns: past.run_ns + now.run_ns.saturating_sub(base.run_ns),
+                    runs: past.runs + now.runs.saturating_sub(base.runs),
+                    missed: now.missed,
+                }
+            })
+            .collect()
+    }
+}
+
+/// Time in the probes, as far as it was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelTime {
+    /// Time in all programs while the statistics were on.
+    pub run_ns: u64,
+    /// How long they were on.
+    pub sampled_ns: u64,
+}
+
+/// What a count or a time of the sampled part of a window was in all of it, if it went on like this: an estimate. `None` when
+/// nothing was sampled.
+#[must_use]
+pub fn scaled(sampled: u64, sampled_ns: u64, window_ns: u64) -> Option<u64> {
+    if sampled_ns == 0 {
+        return None;
+    }
+    if sampled_ns >= window_ns {
+        return Some(sampled);
+    }
+    Some(
+        (u128::from(sampled) * u128::from(window_ns) / u128::from(sampled_ns)).min(u128::from(u64::MAX))
+            as u64,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// Looked at every 10 ms for 12 s: on in the first 100 ms of each of three periods.
+    #[test]
+    fn on_for_a_part_of_each_period() {
+        let mut schedule = Schedule::default();
+        let start = 7_777 * MS;
+        let looks: Vec<u64> = (0..1200).map(|look| start + look * 10 * MS).collect();
+        let on: Vec<u64> = looks
+            .iter()
+            .filter(|&&now| schedule.turn(now))
+            .map(|now| (now - start) / MS)
+            .collect();
+        let expected: Vec<u64> = [0, 5000, 10_000]
+            .iter()
+            .flat_map(|at| (0..10).map(move |look| at + look * 10))
+            .collect();
+        assert_eq!(on, expected);
+        assert_eq!(schedule.sampled_ns(start + 12_000 * MS), 3 * ON_NS);
+    }
+
+    #[test]
+    fn being_late_is_counted() {
+        let mut schedule = Schedule::default();
+        assert!(schedule.turn(1));
+        assert_eq!(schedule.sampled_ns(41), 40);
+        assert!(!schedule.turn(1 + 3 * ON_NS));
+        assert_eq!(schedule.sampled_ns(u64::MAX), 3 * ON_NS);
+        // Two periods passed without a look.
+        assert!(schedule.turn(3 * PERIOD_NS));
+        assert!(schedule.turn(3 * PERIOD_NS + ON_NS - 1));
+        assert!(!schedule.turn(3 * PERIOD_NS + ON_NS));
+        assert_eq!(schedule.sampled_ns(u64::MAX), 4 * ON_NS);
+    }
+
+    /// Somebody else has the statistics on between our samples.
+    #[test]
+    fn only_our_part_counts() {
+        let account = |runs| RunStats {
+            run_ns: runs * 100,
+            runs,
+            missed: 7,
+        };
+        let mut sums = Sums::default();
+        assert_eq!(sums.with(&[account(5)]), [account(0)]);
+        sums.begin(vec![account(1000), account(3)]);
+        assert_eq!(sums.with(&[account(1013), account(3)]), [account(13), account(0)]);
+        sums.end(&[account(1023), account(5)]);
+        assert_eq!(
+            sums.with(&[account(9999), account(99)]),
+            [account(23), account(2)]
+        );
+        sums.begin(vec![account(9999), account(99)]);
+        assert_eq!(
+            sums.with(&[account(10_000), account(99)]),
+            [account(24), account(2)]
+        );
+        let sampled = Sampled {
+            programs: sums.with(&[account(10_000), account(99)]),
+            sampled_ns: 200 * MS,
+            whole_ns: 10_000 * MS,
+        };
+        assert_eq!(sampled.estimate(0), Some((1200, 120_000)));
+        assert_eq!(sampled.estimate(2), None);
+        assert_eq!(sampled.kernel_time().run_ns, 2600);
+    }
+
+    #[test]
+    fn a_part_stands_for_the_whole() {
+        assert_eq!(scaled(23, 100 * MS, 5000 * MS), Some(23 * 50));
+        assert_eq!(scaled(23, 97 * MS, 97 * MS), Some(23), "all of it was sampled");
+        assert_eq!(scaled(23, 98 * MS, 97 * MS), Some(23));
+        assert_eq!(scaled(0, 100 * MS, 5000 * MS), Some(0));
+        assert_eq!(scaled(23, 0, 5000 * MS), None);
+        assert_eq!(scaled(u64::MAX, 1, u64::MAX), Some(u64::MAX));
+    }
+}

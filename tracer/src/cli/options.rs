@@ -41,11 +41,15 @@ pub struct Options {
     pub quiet: bool,
     /// Size of the ring between the probes and us.
     pub ring_bytes: u32,
+    /// One in so many recognised stacks is copied too and compared; 0: none is recognised.
+    pub shadow: u32,
 }
 
 /// Longest time that may be asked for: ten years.
 const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 const RING_BYTES: u32 = 16 << 20;
+/// One in so many is a few ns for each stack.
+const SHADOW: u32 = 1024;
 
 impl Options {
     /// Validates.
@@ -74,6 +78,7 @@ impl Options {
             verbose: args.verbose > 0,
             quiet: args.quiet,
             ring_bytes: ring_bytes(std::env::var("CTRACE_RING_BYTES").ok().as_deref())?,
+            shadow: shadow(std::env::var("CTRACE_SHADOW").ok().as_deref())?,
         })
     }
 }
@@ -125,6 +130,19 @@ fn ring_bytes(text: Option<&str>) -> Result<u32> {
         Ok(bytes) if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) => Ok(bytes),
         _ => bail!(
             "CTRACE_RING_BYTES must be a power of two from 4096 to 1073741824, not `{}`",
+            text.escape_debug()
+        ),
+    }
+}
+
+/// The environment's `CTRACE_SHADOW`, for tests and the suspicious; 0: stacks are never recognised, always copied.
+fn shadow(text: Option<&str>) -> Result<u32> {
+    let Some(text) = text else { return Ok(SHADOW) };
+    match text.parse::<u32>() {
+        Ok(0) => Ok(0),
+        Ok(one_in) if one_in.is_power_of_two() => Ok(one_in),
+        _ => bail!(
+            "CTRACE_SHADOW must be 0 or a power of two, not `{}`",
             text.escape_debug()
         ),
     }

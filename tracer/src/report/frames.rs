@@ -30,7 +30,7 @@ const SOURCES: [&str; 5] = [
 
 /// Wrappers around locks and waits, by the beginning of their name: what a statically linked program, or a header,
 /// puts into the application's own file.
-const WRAPPERS: [&str; 40] = [
+const WRAPPERS: [&str; 51] = [
     // Rust.
     "std::",
     "core::",
@@ -73,6 +73,17 @@ const WRAPPERS: [&str; 40] = [
     "ObjectSynchronizer::",
     "Unsafe_Park",
     "Parker::",
+    "PlatformEvent::",
+    "os::PlatformEvent::",
+    "Runtime1::",
+    "SharedRuntime::",
+    "OptoRuntime::",
+    "InterpreterRuntime::",
+    "Interpreter",
+    "StubRoutines",
+    "Builtins_",
+    "Builtin:",
+    "v8::",
     "runtime.",
 ];
 
@@ -94,7 +105,11 @@ pub(crate) fn is_app(frame: &StackFrame) -> bool {
     let name = frame.function.as_deref().map_or("", bare);
     // An inlined generic of Rust's library has no path before its name, but its file tells.
     let source = frame.file.as_deref().unwrap_or_default();
-    name != "_start"
+    // What a runtime compiled and nobody names cannot be told from the runtime's own stubs.
+    let compiled = frame.module.is_none() && frame.function.is_none();
+    !compiled
+        && name != "_start"
+        && !name.ends_with(" Runtime1 stub")
         && !SOURCES.iter().any(|sources| source.contains(sources))
         && !LIBRARIES.iter().any(|library| file.starts_with(library))
         && !WRAPPERS.iter().any(|wrapper| name.starts_with(wrapper))
@@ -173,7 +188,7 @@ mod tests {
     #[test]
     fn runtimes_and_wrappers_are_passed_over() {
         let libc = "/lib/x86_64-linux-gnu/libc.so.6";
-        let cases: [(&[(&str, &str)], &str); 6] = [
+        let cases: [(&[(&str, &str)], &str); 7] = [
             (
                 &[
                     ("__lll_lock_wait", libc),
@@ -207,6 +222,14 @@ mod tests {
                 "main.get",
             ),
             (&[("syncer.Run", "/go"), ("main.main", "/go")], "syncer.Run"),
+            (
+                &[
+                    ("v8::base::ConditionVariable::Wait", "/usr/bin/node"),
+                    ("Builtins_AtomicsWait", "/usr/bin/node"),
+                    ("waitForCache", ""),
+                ],
+                "waitForCache",
+            ),
             (
                 &[("SSL_read", "/usr/lib/libcrypto.so.3"), ("main", "/app")],
                 "SSL_read",

@@ -10,4 +10,4 @@ pub(crate) mod units;
 pub mod write;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;

@@ -82,6 +82,9 @@ document! {
         pub deadlocks: Vec<Deadlock>,
         /// Diagnoses, worst first.
         pub findings: Vec<Finding>,
+        /// What would name more of the stacks shown.
+        #[serde(default)]
+        pub hints: Vec<Hint>,
     }
 
     /// The program.
@@ -154,9 +157,9 @@ document! {
         pub name: String,
         /// `tp_btf`, `raw_tp`, `tracepoint`, `fentry`, `kprobe`, `uprobe`, `perf`, `iter`.
         pub attach: String,
-        /// Times it ran; null when the kernel does not say.
+        /// Times it ran since attach, estimated from the part that was sampled; null when the kernel does not say.
         pub hits: Option<u64>,
-        /// Time it took; null when the kernel does not say.
+        /// Time it took, likewise.
         pub run_ns: Option<u64>,
         /// Times the kernel skipped it (recursion).
         pub missed: Option<u64>,
@@ -173,7 +176,7 @@ document! {
         pub map_full: u64,
         /// Stacks that could not be unwound to their end.
         pub stack_failed: u64,
-        /// Stacks not copied because the ring was over half full.
+        /// Stacks not copied because the ring was over three quarters full.
         pub stack_pending: u64,
         /// Ends of waits whose beginning was not seen.
         pub unmatched: u64,
@@ -187,6 +190,9 @@ document! {
         pub user_fault: u64,
         /// Records that user space did not understand.
         pub unknown_record: u64,
+        /// Why functions and locks have no names, when the process that looks them up did not end well.
+        #[serde(default)]
+        pub names: Option<String>,
         /// Stacks that failed, by reason.
         pub stack_failed_by: BTreeMap<String, u64>,
         /// Nothing that the verdicts rest on was lost.
@@ -195,14 +201,53 @@ document! {
 
     /// ctrace's own cost in this window.
     pub struct Overhead {
-        /// Time in the probes, extrapolated when sampled; null when the kernel does not say.
+        /// Time in the probes, estimated from the part of the window that was sampled; null when nothing of it was, or the
+        /// kernel does not say.
         pub kernel_ns: Option<u64>,
+        /// Part of the window in which the kernel's statistics were on. Null when they could not be.
+        #[serde(default)]
+        pub kernel_sampled_ns: Option<u64>,
         /// Time in user space.
         pub user_cpu_ns: u64,
-        /// Resident memory.
+        /// Resident memory while tracing, without the mappings of eBPF maps.
         pub rss_bytes: u64,
-        /// Both times together, of one CPU.
-        pub cpu_percent: f64,
+        /// Memory of the eBPF maps in the kernel, the ring among them.
+        #[serde(default)]
+        pub maps_bytes: Option<u64>,
+        /// Both times together, of one CPU; null when the time in the probes is.
+        pub cpu_percent: Option<f64>,
+        /// Most memory resident in the process that puts the report together and looks up names, what it shares with the tracer
+        /// included.
+        #[serde(default)]
+        pub symbolize_peak_rss_bytes: Option<u64>,
+        /// CPU time of that process, which is in no window.
+        #[serde(default)]
+        pub symbolize_cpu_ns: Option<u64>,
+        /// How stacks were had.
+        pub memos: StacksHad,
+    }
+
+    /// How stacks were had in this window: recognised by the probes themselves, or copied and unwound.
+    #[derive(Default)]
+    pub struct StacksHad {
+        /// Recognised by a memo.
+        pub recognised: u64,
+        /// Not recognised: copied, or counted in `losses.stack_pending`.
+        pub copied: u64,
+        /// Share of the recognised; null when there were no stacks.
+        pub hit_rate: Option<f64>,
+        /// Of the recognised, those copied as well and unwound: to the same frames.
+        pub agreed: u64,
+        /// The same: to other frames. Not 0 is a bug of ctrace.
+        pub disagreed: u64,
+        /// Recognised, but the code below had changed at that time: taken for no stack.
+        pub stale: u64,
+        /// Copies that nothing can recognise.
+        pub unfit: u64,
+        /// Memos that had to make room for others.
+        pub dropped: u64,
+        /// Memos at the end.
+        pub memos: u64,
     }
 
     /// One frame, which may be inlined into the one after it.
@@ -541,6 +586,18 @@ document! {
         pub stack: Option<StackKey>,
         /// [`Lock::id`] of the guilty lock.
         pub lock: Option<String>,
+    }
+
+    /// Something that the target's owner can do to have more names.
+    pub struct Hint {
+        /// Process.
+        pub pid: u32,
+        /// Its runtime.
+        pub runtime: String,
+        /// What to do, in one line.
+        pub text: String,
+        /// Frames of the stacks shown that would gain a name.
+        pub frames: u64,
     }
 
     /// A distribution of times, exact to three significant digits.

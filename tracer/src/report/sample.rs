@@ -8,8 +8,8 @@ use super::hist::hist;
 use super::model::{
     Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Hist, Holder, Host,
     Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report,
-    RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey, Target, ThreadTime, Time, Verdict,
-    Waiter, WaitingNow, WakerRow, Window,
+    RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey, StacksHad, Target, ThreadTime, Time,
+    Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -126,14 +126,30 @@ fn base() -> Report {
             control_truncated: 0,
             user_fault: 0,
             unknown_record: 0,
+            names: None,
             stack_failed_by: BTreeMap::new(),
             complete: true,
         },
         overhead: Overhead {
             kernel_ns: Some(24 * MS),
             user_cpu_ns: 61 * MS,
-            rss_bytes: 38_200_000,
-            cpu_percent: 0.85,
+            kernel_sampled_ns: Some(100 * MS),
+            rss_bytes: 9_100_000,
+            maps_bytes: Some(21_500_000),
+            cpu_percent: Some(0.85),
+            symbolize_peak_rss_bytes: Some(38_200_000),
+            symbolize_cpu_ns: Some(97 * MS),
+            memos: StacksHad {
+                recognised: 100_000,
+                copied: 120,
+                hit_rate: Some(0.998_801),
+                agreed: 97,
+                disagreed: 0,
+                stale: 0,
+                unfit: 2,
+                dropped: 0,
+                memos: 41,
+            },
         },
         stacks: BTreeMap::new(),
         locks: Some(Vec::new()),
@@ -168,6 +184,7 @@ fn base() -> Report {
         memory: None,
         deadlocks: Vec::new(),
         findings: Vec::new(),
+        hints: Vec::new(),
     }
 }
 
@@ -587,6 +604,7 @@ pub(crate) fn lossy() -> Report {
         ..report.losses
     };
     report.overhead.kernel_ns = None;
+    report.overhead.cpu_percent = None;
     report.run_queue = None;
     report.blocked = None;
     report.locks = Some(vec![Lock {

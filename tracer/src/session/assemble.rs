@@ -1,28 +1,112 @@
 //! A report put together from the state of a run.
 
-use anyhow::Result;
+use std::io;
+
+use anyhow::{Context as _, Result};
 use rustc_hash::FxHashMap;
 use tracer_ebpf::wire::{TaskSnapshot, counter};
 
 use super::{
+    apart::Apart,
     snapshot::{self, Edge},
     tracing::Tracing,
 };
 use crate::{
     aggregate::fds::{FdTable, ReportInput},
-    analyse::{Window, blocked, findings, locks, names::Names, time, waiting},
-    capture::Capture,
+    analyse::{Window, blocked, findings, hints, locks, names::Names, time, waiting},
+    capture::{
+        Capture,
+        stats::{KernelTime, scaled},
+    },
     cli::options::Options,
     proc::{fd, host, limits, sockets::Sockets},
     report::{
         hist::hist,
-        model::{self, Fds, Losses, Overhead, Report},
+        model::{self, Fds, Losses, Overhead, Report, StacksHad},
         time::rfc3339,
     },
     stacks::StackId,
 };
 
+/// A report that is being put together.
+pub(super) enum Assembly {
+    /// In a process of its own, which inherits mappings of eBPF maps of this size.
+    Apart(Apart, u64),
+    /// Here, as there could be no process.
+    Done(Box<Report>),
+}
+
+impl Assembly {
+    /// Waits for the report; `meanwhile` is called every few milliseconds.
+    pub(super) fn finish(self, meanwhile: impl FnMut()) -> Result<Report> {
+        let (apart, mapped_bytes) = match self {
+            Self::Apart(apart, mapped_bytes) => (apart, mapped_bytes),
+            Self::Done(report) => return Ok(*report),
+        };
+        let done = apart
+            .finish(meanwhile)
+            .context("the report's process did not end well")?;
+        let mut report: Report =
+            serde_json::from_slice(&done.bytes).context("the report's process sent no report")?;
+        report.overhead.symbolize_peak_rss_bytes = Some(done.peak_rss_bytes.saturating_sub(mapped_bytes));
+        report.overhead.symbolize_cpu_ns = Some(done.cpu_ns);
+        Ok(report)
+    }
+}
+
 impl Tracing {
+    /// Puts a report together from the state as it is now, which may change at once: a process is forked that keeps it. It makes
+    /// another one that looks up names, and does without names if a hostile file ends that one.
+    pub(super) fn assemble(
+        &mut self,
+        snapshots: &[TaskSnapshot],
+        after: &Edge,
+        window: Window,
+        losses: Losses,
+        had: &StacksHad,
+    ) -> Assembly {
+        if losses.fd_ring_full > 0 || losses.unknown_record > 0 {
+            for table in self.pipeline.fds.values_mut() {
+                table.set_incomplete("records about descriptors were lost");
+            }
+        }
+        let write = |out: &mut dyn io::Write, report: &Report| Ok(serde_json::to_writer(out, report)?);
+        let apart = Apart::start(|out| {
+            let named = Apart::start(|out| {
+                let report = self.build(snapshots, after, window, losses.clone(), had.clone(), None);
+                write(out, &report)
+            });
+            match named.and_then(|named| named.finish(|| {})) {
+                Ok(done) => out.write_all(&done.bytes),
+                Err(error) => {
+                    let report = self.build(
+                        snapshots,
+                        after,
+                        window,
+                        losses.clone(),
+                        had.clone(),
+                        Some(&error),
+                    );
+                    write(out, &report)
+                }
+            }
+        });
+        match apart {
+            Ok(apart) => Assembly::Apart(apart, after.memory.mapped_bytes),
+            Err(error) => {
+                log::warn!("names are looked up in this process: {error}");
+                Assembly::Done(Box::new(self.build(
+                    snapshots,
+                    after,
+                    window,
+                    losses,
+                    had.clone(),
+                    None,
+                )))
+            }
+        }
+    }
+
     /// What was not seen in this window, and the sums since attach that the next window begins with.
     pub(super) fn losses(&self) -> Result<(Losses, Losses)> {
         let now = self.losses_since_attach()?;
@@ -51,12 +135,13 @@ impl Tracing {
             map_full: at(counter::MAP_FULL),
             stack_failed: failures.values().sum(),
             stack_pending: at(counter::STACK_PENDING),
-            unmatched: self.pipeline.waits.unmatched(),
+            unmatched: self.pipeline.unmatched(),
             folded,
             compat: at(counter::COMPAT),
             control_truncated: at(counter::CONTROL_TRUNCATED),
             user_fault: at(counter::USER_FAULT),
             unknown_record: self.pipeline.unknown_records(),
+            names: None,
             stack_failed_by: failures
                 .into_iter()
                 .map(|(reason, count)| (reason.to_owned(), count))
@@ -65,17 +150,39 @@ impl Tracing {
         })
     }
 
-    /// Puts a report together.
+    /// How stacks were had since attach.
+    pub(super) fn stacks_had(&self) -> Result<StacksHad> {
+        let counters = match &self.capture {
+            Some(capture) => capture.counters()?,
+            None => [0; counter::COUNT as usize],
+        };
+        let user = self.pipeline.stacks.recognition();
+        Ok(StacksHad {
+            recognised: counters[counter::MEMO_HIT as usize],
+            copied: counters[counter::MEMO_MISS as usize],
+            hit_rate: None,
+            agreed: user.agreed,
+            disagreed: user.disagreed,
+            stale: user.stale,
+            unfit: user.unfit,
+            dropped: user.dropped,
+            memos: user.memos,
+        })
+    }
+
+    /// Puts a report together; without names when looking them up ended in `failure`.
     #[allow(
         clippy::too_many_lines,
         reason = "one straight line through the report's sections"
     )]
-    pub(super) fn build(
+    fn build(
         &mut self,
         snapshots: &[TaskSnapshot],
         after: &Edge,
         window: Window,
         losses: Losses,
+        had: StacksHad,
+        failure: Option<&io::Error>,
     ) -> Report {
         let Self {
             capture,
@@ -87,13 +194,11 @@ impl Tracing {
             options,
             ..
         } = self;
-        if losses.fd_ring_full > 0 || losses.unknown_record > 0 {
-            for table in pipeline.fds.values_mut() {
-                table.set_incomplete("records about descriptors were lost");
-            }
-        }
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
-        let sleepers = waiting::sleepers(snapshots, &pipeline.waits, &mut names, || {
+        if failure.is_some() {
+            names = names.nameless();
+        }
+        let sleepers = waiting::sleepers(snapshots, &mut names, || {
             capture
                 .as_mut()
                 .and_then(|capture| capture.tasks().ok())
@@ -106,6 +211,10 @@ impl Tracing {
                 .any(|traced| traced.held.pid == pid && traced.described.runtime.starts_with("go"))
         };
         let mut losses = losses;
+        // What a lock is, and who waits idly for work, is told by names.
+        losses.complete &= failure.is_none();
+        losses.names =
+            failure.map(|error| format!("the process that looks them up did not end well: {error}"));
         let found_locks = options
             .collectors
             .locks
@@ -155,6 +264,8 @@ impl Tracing {
             },
             &mut names,
         );
+        let described: Vec<_> = targets.iter().map(|traced| traced.described.clone()).collect();
+        let hints = hints::hints(&described, &names.naming());
         let probes = capture.as_ref().map(Capture::probes).unwrap_or_default();
         Report {
             schema: model::SCHEMA.to_owned(),
@@ -167,10 +278,10 @@ impl Tracing {
                 duration_ns: window.ns(),
             },
             options: options_used(options),
-            targets: targets.iter().map(|traced| traced.described.clone()).collect(),
+            targets: described,
             probes,
             losses,
-            overhead: overhead(edge, after, &window),
+            overhead: overhead(edge, after, &window, had),
             stacks: names.into_stacks(),
             locks: found_locks.map(|locks| locks.locks),
             blocked: blocked.map(|(blocked, _)| blocked),
@@ -182,7 +293,26 @@ impl Tracing {
             memory: None,
             deadlocks: Vec::new(),
             findings,
+            hints,
         }
+    }
+}
+
+/// How stacks were had between two sums.
+pub(super) fn had_since(now: &StacksHad, before: &StacksHad) -> StacksHad {
+    let recognised = now.recognised.saturating_sub(before.recognised);
+    let copied = now.copied.saturating_sub(before.copied);
+    let all = recognised + copied;
+    StacksHad {
+        recognised,
+        copied,
+        hit_rate: (all > 0).then(|| recognised as f64 / all as f64),
+        agreed: now.agreed.saturating_sub(before.agreed),
+        disagreed: now.disagreed.saturating_sub(before.disagreed),
+        stale: now.stale.saturating_sub(before.stale),
+        unfit: now.unfit.saturating_sub(before.unfit),
+        dropped: now.dropped.saturating_sub(before.dropped),
+        memos: now.memos,
     }
 }
 
@@ -200,6 +330,7 @@ fn since(now: &Losses, before: &Losses) -> Losses {
         control_truncated: now.control_truncated.saturating_sub(before.control_truncated),
         user_fault: now.user_fault.saturating_sub(before.user_fault),
         unknown_record: now.unknown_record.saturating_sub(before.unknown_record),
+        names: None,
         stack_failed_by: now
             .stack_failed_by
             .iter()
@@ -299,17 +430,24 @@ fn fds(
     sum
 }
 
-fn overhead(before: &Edge, after: &Edge, window: &Window) -> Overhead {
-    let kernel_ns = after
-        .kernel_ns
-        .zip(before.kernel_ns)
-        .map(|(after, before)| after.saturating_sub(before));
+fn overhead(before: &Edge, after: &Edge, window: &Window, memos: StacksHad) -> Overhead {
+    let kernel = after.kernel.zip(before.kernel).map(|(after, before)| KernelTime {
+        run_ns: after.run_ns.saturating_sub(before.run_ns),
+        sampled_ns: after.sampled_ns.saturating_sub(before.sampled_ns),
+    });
+    let kernel_ns = kernel.and_then(|kernel| scaled(kernel.run_ns, kernel.sampled_ns, window.ns()));
     let user_cpu_ns = after.own_cpu_ns.saturating_sub(before.own_cpu_ns);
     Overhead {
         kernel_ns,
+        kernel_sampled_ns: kernel.map(|kernel| kernel.sampled_ns.min(window.ns())),
         user_cpu_ns,
-        rss_bytes: host::own_rss_bytes(),
-        cpu_percent: (kernel_ns.unwrap_or(0) + user_cpu_ns) as f64 * 100.0 / window.ns().max(1) as f64,
+        rss_bytes: after.memory.rss_bytes,
+        maps_bytes: after.memory.maps_bytes,
+        cpu_percent: kernel_ns
+            .map(|kernel_ns| (kernel_ns + user_cpu_ns) as f64 * 100.0 / window.ns().max(1) as f64),
+        symbolize_peak_rss_bytes: None,
+        symbolize_cpu_ns: None,
+        memos,
     }
 }
 

@@ -8,28 +8,50 @@ use crate::{
     stacks::Stacks,
 };
 
-/// Threads that are listened to: each costs a ring for every CPU. New threads are heard through those that make them.
+/// Threads of a command that are listened to: each costs a ring for every CPU. New threads are heard through those that make
+/// them.
 const THREADS_MAX: usize = 32;
 
 /// What is heard of the targets' mappings.
 #[derive(Default)]
 pub struct Hearing {
     mappings: Option<Mappings>,
+    /// Nobody but the targets is heard.
+    own: bool,
     /// All that was made before has been heard.
     heard_ns: u64,
+    /// Changes known to be lost, as of the last time.
+    lost: u64,
 }
 
 impl Hearing {
-    /// Hears of a process from now on, if the kernel lets us and it has few threads; without, its mappings are read while it lives.
-    pub fn watch(&mut self, pid: u32, follow: bool) {
+    /// Hears of a command and what it makes from now on, from the first instruction: the kernel tells it each context switch, for
+    /// 50 to 100 ns of the command's.
+    pub fn watch(&mut self, pid: u32, follow: bool) -> bool {
         let tids = tids(pid);
+        self.own = true;
         let mappings = self.mappings.get_or_insert_with(Mappings::new);
         if mappings.rings() + tids.len() > THREADS_MAX {
-            return;
+            return false;
         }
         for tid in tids {
             if let Err(error) = mappings.watch(tid, follow) {
                 log::debug!("mappings of {tid} are not heard: {error}");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Hears of all processes of the host from now on, and keeps what the targets do: a process that runs is not taxed for its
+    /// context switches, and mapping a file costs every process a fraction of a microsecond more.
+    pub fn watch_host(&mut self) -> bool {
+        let mappings = self.mappings.get_or_insert_with(Mappings::new);
+        match mappings.watch_host() {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("mappings are not heard: {error}");
+                false
             }
         }
     }
@@ -40,8 +62,13 @@ impl Hearing {
             return;
         };
         let before = std::mem::replace(&mut self.heard_ns, host::monotonic_ns());
-        mappings.drain(|change| stacks.hear(change));
+        mappings.drain(|change| stacks.hear(change, self.own));
         stacks.advance(before);
+        let lost = mappings.lost();
+        if lost != self.lost {
+            self.lost = lost;
+            stacks.unheard(before);
+        }
     }
 
     /// A record of the probes comes next: what was mapped before it counts.
@@ -54,7 +81,7 @@ impl Hearing {
         };
         if header.ts_ns >= self.heard_ns {
             self.heard_ns = host::monotonic_ns();
-            mappings.drain(|change| stacks.hear(change));
+            mappings.drain(|change| stacks.hear(change, self.own));
         }
         stacks.advance(header.ts_ns);
     }

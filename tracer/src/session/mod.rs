@@ -1,5 +1,6 @@
 //! One run: the probes are attached, the one event loop turns, reports are made. Every output is a sink of this loop.
 
+pub mod apart;
 pub mod assemble;
 pub mod child;
 pub mod hearing;

@@ -3,7 +3,9 @@
 use rustc_hash::FxHashMap;
 use tracer_ebpf::{
     nr,
-    wire::{FdUring, Fork, Regs, StackClass, StackPlace, SwitchIn, SwitchOut, stack_fault, switch_in},
+    wire::{
+        FdUring, Fork, Regs, Stack, StackClass, StackPlace, TaskSnapshot, Wait, stack_fault, stack_ref, wait,
+    },
 };
 
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
         threads::Threads,
         waits::Waits,
     },
-    capture::decode::{Event, StackCopy, decode},
+    capture::decode::{Event, decode},
     report::model::{FdKind, Reason},
     stacks::{End, StackId, Stacks},
 };
@@ -22,6 +24,8 @@ use crate::{
 const URING_MAX: usize = 65_536;
 /// Tables of descriptors, those of ended children included; further children's descriptors are not told apart, counted.
 const TABLES_MAX: usize = 4096;
+/// Copies that no record has referred to yet; beyond, the older half is forgotten, counted when a record asks for one.
+const COPIES_MAX: usize = 65_536;
 /// Places whose class of copy is remembered here, as many as the kernel's map holds.
 const PLACES_MAX: usize = 16_384;
 
@@ -57,6 +61,10 @@ pub struct Pipeline {
     follow: bool,
     /// Children without a table.
     folded: u64,
+    /// What copies unwound to, by token: the latest, and those before.
+    copies: [FxHashMap<u64, StackId>; 2],
+    /// Records that refer to a copy that is not there.
+    unmatched: u64,
     uring: FxHashMap<u64, (u32, u32, StackId)>,
     classes: FxHashMap<StackPlace, StackClass>,
     new_classes: Vec<(StackPlace, StackClass)>,
@@ -70,17 +78,19 @@ pub struct Pipeline {
 impl Pipeline {
     /// An empty one; tables of descriptors are added with [`Pipeline::fds`].
     #[must_use]
-    pub fn new(min_wait_ns: u64, io: bool, follow: bool, realtime_offset_ns: i64, now_ns: u64) -> Self {
+    pub fn new(min_wait_ns: u64, io: bool, follow: bool, realtime_offset_ns: i64) -> Self {
         Self {
             stacks: Stacks::new(),
             waits: Waits::new(min_wait_ns),
             threads: Threads::default(),
             fds: FxHashMap::default(),
             realtime_offset_ns,
-            window_start_ns: now_ns,
+            window_start_ns: 0,
             io,
             follow,
             folded: 0,
+            copies: Default::default(),
+            unmatched: 0,
             uring: FxHashMap::default(),
             classes: FxHashMap::default(),
             new_classes: Vec::new(),
@@ -99,29 +109,11 @@ impl Pipeline {
             return;
         };
         match event {
-            Event::SwitchOut(record, copy) => self.on_switch_out(&record, &copy),
-            Event::Wake(record, copy) => {
-                let stack = self.unwind(record.waker_tgid, &copy);
-                self.waits.on_wake(&record, stack);
-            }
-            Event::SwitchIn(record) => {
-                self.last_ns = record.header.ts_ns;
-                self.threads.on_switch_in(&record);
-                let ended = self.waits.on_switch_in(&record, self.realtime_offset_ns);
-                let (tgid, tid) = (record.header.tgid, record.header.tid);
-                // What lies before this window is another one's, or nobody's.
-                let inside = record.wake_ns.saturating_sub(self.window_start_ns);
-                if let Some(ended) = ended {
-                    self.threads
-                        .on_blocked(tgid, tid, ended.reason, ended.blocked_ns.min(inside));
-                } else if record.flags & switch_in::BEFORE != 0 {
-                    let table = self.fds.get(&tgid);
-                    let why = reason_before(&record, |fd| kind_of(table, tgid, fd));
-                    self.threads.on_blocked(tgid, tid, why, inside);
-                }
-            }
-            Event::FdOpen(record, copy) => {
-                let stack = self.unwind(record.header.tgid, &copy);
+            Event::Wait(record) => self.on_wait(&record),
+            Event::Stack(record, copied) => self.on_stack(&record, copied),
+            Event::Delays(record) => self.threads.on_delays(&record),
+            Event::FdOpen(record) => {
+                let stack = self.stack(record.stack, record.header.tgid, record.header.ts_ns);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_open(&record, stack);
                 }
@@ -131,13 +123,13 @@ impl Pipeline {
                     table.on_close(&record);
                 }
             }
-            Event::FdRights(record, copy) => {
-                let stack = self.unwind(record.header.tgid, &copy);
+            Event::FdRights(record) => {
+                let stack = self.stack(record.stack, record.header.tgid, record.header.ts_ns);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_rights(&record, stack);
                 }
             }
-            Event::FdUring(record, copy) => self.on_uring(record, copy.as_ref()),
+            Event::FdUring(record) => self.on_uring(record),
             Event::Fork(record) => {
                 if self.follow && record.child_tgid != record.header.tgid {
                     self.on_child(&record);
@@ -148,15 +140,13 @@ impl Pipeline {
             }
             Event::Exec(record) => {
                 self.threads.on_rename(record.old_tid, record.header.tid);
-                self.waits.on_exit(record.old_tid);
-                self.stacks.process_exec(record.header.tgid);
+                self.stacks.process_exec(record.header.tgid, record.header.ts_ns);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_exec(record.header.ts_ns);
                 }
                 self.notices.push(Notice::Exec(record.header.tgid));
             }
             Event::Exit(record) => {
-                self.waits.on_exit(record.header.tid);
                 self.threads.on_exit(&record);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_thread_exit(record.header.tid);
@@ -165,24 +155,76 @@ impl Pipeline {
         }
     }
 
-    fn on_switch_out(&mut self, record: &SwitchOut, copy: &StackCopy<'_>) {
-        let tgid = record.header.tgid;
+    fn on_wait(&mut self, record: &Wait) {
+        self.last_ns = record.header.ts_ns;
+        self.threads.on_wait(record);
+        let (tgid, tid) = (record.header.tgid, record.header.tid);
         let table = self.fds.get(&tgid);
-        let why = reason(record.nr, &record.args, record.state, |fd| {
-            kind_of(table, tgid, fd)
-        });
+        let kind = |fd| kind_of(table, tgid, fd);
+        // What lies before this window is another one's, or nobody's.
+        let inside = record.wake_ns.saturating_sub(self.window_start_ns);
+        if record.flags & wait::BEFORE != 0 {
+            let why = reason_before(record, kind);
+            self.threads.on_blocked(tgid, tid, why, inside);
+            return;
+        }
+        let why = reason(record.nr, &record.args, record.state, kind);
         let stack = if why == Reason::Futex || self.io {
-            self.unwind(tgid, copy)
+            self.stack(record.stack, tgid, record.out_ns)
         } else {
             StackId::NONE
         };
-        self.waits.on_switch_out(record, why, stack);
+        let waker = self.stack(record.waker_stack, record.waker_tgid, record.wake_ns);
+        let ended = self
+            .waits
+            .on_wait(record, why, (stack, waker), self.realtime_offset_ns);
+        self.threads
+            .on_blocked(tgid, tid, ended.reason, ended.blocked_ns.min(inside));
+    }
+
+    /// The stack that a record of a process refers to, taken at that time.
+    fn stack(&mut self, reference: u64, tgid: u32, ts_ns: u64) -> StackId {
+        let value = reference & stack_ref::VALUE;
+        if reference & stack_ref::MEMO != 0 {
+            return self.stacks.recognised(value, tgid, ts_ns);
+        }
+        if reference & stack_ref::COPY == 0 {
+            return StackId::NONE;
+        }
+        if let Some(id) = self.copies.iter_mut().find_map(|copies| copies.remove(&value)) {
+            return id;
+        }
+        self.unmatched += 1;
+        StackId::NONE
+    }
+
+    fn on_stack(&mut self, record: &Stack, copied: &[u8]) {
+        let tgid = record.header.tgid;
+        if record.memo != 0 {
+            self.stacks
+                .compare(record.memo, tgid, record.header.ts_ns, &record.regs, copied);
+            return;
+        }
+        let class = StackClass::from_wire(record.header.class).unwrap_or(StackClass::Medium);
+        let id = self.unwind(tgid, &record.regs, copied, class);
+        let [latest, before] = &mut self.copies;
+        if latest.len() >= COPIES_MAX / 2 {
+            *before = std::mem::take(latest);
+        }
+        latest.insert(record.token, id);
+    }
+
+    /// What the probes have not sent of the threads.
+    pub fn on_snapshots(&mut self, snapshots: &[TaskSnapshot]) {
+        for snapshot in snapshots {
+            self.threads.on_snapshot(snapshot);
+        }
     }
 
     /// A child begins with its parent's mappings and descriptors; its own records may be next.
     fn on_child(&mut self, record: &Fork) {
         let (parent, child) = (record.header.tgid, record.child_tgid);
-        self.stacks.process_fork(parent, child);
+        self.stacks.process_fork(parent, child, record.header.ts_ns);
         let Some(table) = self.fds.get(&parent) else {
             return;
         };
@@ -195,10 +237,9 @@ impl Pipeline {
     }
 
     /// Joins submission and completion of a request.
-    fn on_uring(&mut self, record: FdUring, copy: Option<&StackCopy<'_>>) {
+    fn on_uring(&mut self, record: FdUring) {
         if record.result == FdUring::SUBMITTED {
-            let Some(copy) = copy else { return };
-            let stack = self.unwind(record.header.tgid, copy);
+            let stack = self.stack(record.stack, record.header.tgid, record.header.ts_ns);
             if self.uring.len() >= URING_MAX {
                 self.uring.clear();
             }
@@ -217,19 +258,15 @@ impl Pipeline {
         }
     }
 
-    fn unwind(&mut self, tgid: u32, copy: &StackCopy<'_>) -> StackId {
-        if copy.regs.fault > stack_fault::UNREADABLE {
-            return StackId::NONE;
-        }
-        let unwound = self.stacks.unwind(tgid, &copy.regs, copy.bytes);
-        let copied = copy.bytes.len();
-        let wanted = if unwound.end == End::Truncated && copy.regs.fault == stack_fault::NONE {
-            StackClass::holding(copied + 1)
+    fn unwind(&mut self, tgid: u32, regs: &Regs, copied: &[u8], class: StackClass) -> StackId {
+        let unwound = self.stacks.unwind(tgid, regs, copied);
+        let wanted = if unwound.end == End::Truncated && regs.fault == stack_fault::NONE {
+            class.larger()
         } else {
             // Twice what it took: another path to the same place may be a little deeper.
             StackClass::holding(unwound.needed.saturating_mul(2))
         };
-        self.note_class(&copy.regs, wanted);
+        self.note_class(regs, wanted);
         unwound.id
     }
 
@@ -263,6 +300,12 @@ impl Pipeline {
         std::mem::take(&mut self.notices)
     }
 
+    /// Records whose stack was not found.
+    #[must_use]
+    pub const fn unmatched(&self) -> u64 {
+        self.unmatched
+    }
+
     /// Records that were not understood.
     #[must_use]
     pub const fn unknown_records(&self) -> u64 {
@@ -290,11 +333,16 @@ impl Pipeline {
 }
 
 /// Why a thread slept that slept already at attach: of the call's arguments only the first is known, and not the state.
-fn reason_before(record: &SwitchIn, kind_of: impl Fn(i32) -> Option<FdKind>) -> Reason {
+fn reason_before(record: &Wait, kind_of: impl Fn(i32) -> Option<FdKind>) -> Reason {
     if matches!(record.nr, nr::FUTEX | nr::FUTEX_WAIT | nr::FUTEX_WAITV) {
         return Reason::Futex;
     }
-    reason(record.nr, &[record.arg0, 0, 0, 0, 0, 0], INTERRUPTIBLE, kind_of)
+    reason(
+        record.nr,
+        &[record.args[0], 0, 0, 0, 0, 0],
+        INTERRUPTIBLE,
+        kind_of,
+    )
 }
 
 /// What a descriptor is: from its table, else from `/proc`, where it still stands while its thread sleeps in a call on it.

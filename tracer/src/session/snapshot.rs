@@ -4,7 +4,9 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     analyse::{time::Live, waiting::Sleeper},
+    capture::stats::KernelTime,
     proc::{
+        host::{Memory, own_memory},
         sched::{SchedStat, Throttling, schedstats, throttling},
         target::Stat,
     },
@@ -24,18 +26,21 @@ pub struct Edge {
     /// Our own CPU time.
     pub own_cpu_ns: u64,
     /// Time in the probes so far.
-    pub kernel_ns: Option<u64>,
+    pub kernel: Option<KernelTime>,
+    /// Our own memory.
+    pub memory: Memory,
 }
 
 impl Edge {
     /// Reads it for these processes.
     #[must_use]
-    pub fn read(pids: &[u32], kernel_ns: Option<u64>) -> Self {
+    pub fn read(pids: &[u32], kernel: Option<KernelTime>) -> Self {
         let mut edge = Self {
             ns: crate::proc::host::monotonic_ns(),
             steal_ns: crate::proc::sched::steal_ns(),
             own_cpu_ns: crate::proc::host::own_cpu().as_nanos() as u64,
-            kernel_ns,
+            kernel,
+            memory: own_memory(),
             ..Self::default()
         };
         for &pid in pids {

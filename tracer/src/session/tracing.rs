@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use tracer_ebpf::wire::TaskSnapshot;
+use tracer_ebpf::wire::{Control, TaskSnapshot};
 
 use super::{
+    assemble::had_since,
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
     snapshot::Edge,
@@ -19,7 +20,7 @@ use crate::{
     capture::{Capture, Request},
     cli::{options::Options, targets::Held},
     proc::{fd, host, target},
-    report::model::{Losses, Report, Target},
+    report::model::{Losses, Report, StacksHad, Target},
     stacks::{KernelSymbols, Symbolizer},
 };
 
@@ -51,6 +52,8 @@ pub struct Tracing {
     pub(super) started_at: SystemTime,
     /// Losses at the window's start.
     pub(super) lost_before: Losses,
+    /// How stacks were had before it.
+    pub(super) had_before: StacksHad,
     pub(super) unseen_kinds: Vec<String>,
 }
 
@@ -63,31 +66,21 @@ impl Tracing {
             follow: options.follow,
             ring_bytes: options.ring_bytes,
         };
-        let capture = Capture::start(&request)?;
-        let min_wait = options.min_wait.as_nanos() as u64;
+        let mut capture = Capture::start(&request)?;
+        let min_wait_ns = options.min_wait.as_nanos() as u64;
         let mut pipeline = Pipeline::new(
-            min_wait,
+            min_wait_ns,
             options.collectors.io,
             options.follow,
             host::realtime_offset_ns(),
-            host::monotonic_ns(),
         );
         let mut hearing = Hearing::default();
+        let mut heard = command || hearing.watch_host();
         let mut targets = Vec::new();
         for held in held {
-            if held.has_exited() {
-                return Err(anyhow!(
-                    "process {} ended while ctrace attached: nothing to report",
-                    held.pid
-                ));
-            }
-            if options.collectors.fds {
-                pipeline.fds.insert(held.pid, seeded(held.pid));
-            }
-            // A command may be gone before its mappings can be read. A process that runs is not taxed for the chance that
-            // it becomes another program that ends at once: listening costs it 50 to 100 ns a context switch.
+            // A command may be gone before its mappings can be read.
             if command {
-                hearing.watch(held.pid, options.follow);
+                heard &= hearing.watch(held.pid, options.follow);
             }
             pipeline.stacks.prime(held.pid);
             targets.push(Traced {
@@ -96,9 +89,30 @@ impl Tracing {
                 exited: false,
             });
         }
+        if heard && options.shadow > 0 {
+            pipeline.stacks.learn();
+        }
+        capture.set_control(Control {
+            armed: 1,
+            min_wait_ns,
+            shadow_mask: u64::from(options.shadow.wrapping_sub(1)),
+        })?;
+        // What is open is looked at when nothing more can be missed.
+        for traced in &targets {
+            let pid = traced.held.pid;
+            if traced.held.has_exited() {
+                return Err(anyhow!(
+                    "process {pid} ended while ctrace attached: nothing to report"
+                ));
+            }
+            if options.collectors.fds {
+                pipeline.fds.insert(pid, seeded(pid));
+            }
+        }
+        pipeline.reset(host::monotonic_ns());
         let unseen_kinds = unseen_kinds(&capture, &options);
         let pids = pids(&targets);
-        let edge = Edge::read(&pids, kernel_ns(&capture));
+        let edge = Edge::read(&pids, capture.kernel_time());
         Ok(Self {
             options,
             capture: Some(capture),
@@ -110,6 +124,7 @@ impl Tracing {
             edge,
             started_at: SystemTime::now(),
             lost_before: Losses::default(),
+            had_before: StacksHad::default(),
             unseen_kinds,
         })
     }
@@ -141,6 +156,9 @@ impl Tracing {
             });
             for (place, class) in self.pipeline.take_classes() {
                 capture.set_stack_class(place, class);
+            }
+            for order in self.pipeline.stacks.take_orders() {
+                capture.obey(order);
             }
             if taken < BATCH {
                 break;
@@ -313,29 +331,33 @@ impl Tracing {
         }
         let snapshots = self.snapshots();
         self.drain();
-        let after = Edge::read(&alive, self.capture.as_ref().and_then(kernel_ns));
+        self.pipeline.on_snapshots(&snapshots);
+        let after = Edge::read(&alive, self.capture.as_ref().and_then(Capture::kernel_time));
         let window = Window {
             start_ns: self.edge.ns,
             end_ns: after.ns,
         };
         let (losses, lost) = self.losses()?;
-        let report = self.build(&snapshots, &after, window, losses);
+        let had = self.stacks_had()?;
+        let had_here = had_since(&had, &self.had_before);
+        let assembly = self.assemble(&snapshots, &after, window, losses, &had_here);
         if !last {
             self.pipeline.reset(after.ns);
             self.lost_before = lost;
+            self.had_before = had;
             self.edge = after;
             self.started_at = SystemTime::now();
         }
-        Ok(report)
+        assembly.finish(|| {
+            if !last {
+                self.drain();
+            }
+        })
     }
 }
 
 fn pids(targets: &[Traced]) -> Vec<u32> {
     targets.iter().map(|traced| traced.held.pid).collect()
-}
-
-fn kernel_ns(capture: &Capture) -> Option<u64> {
-    capture.probes().iter().map(|probe| probe.run_ns).sum()
 }
 
 /// A table that knows what is open now; the probes are live already, so nothing falls between.

@@ -211,7 +211,7 @@ fn variable(entry: &[u8], strings: &[u8]) -> Option<(u64, u64, Box<str>)> {
 }
 
 /// Rust and C++ names as their authors wrote them.
-fn demangle(name: &str) -> String {
+pub(super) fn demangle(name: &str) -> String {
     if let Ok(rust) = rustc_demangle::try_demangle(name) {
         return format!("{rust:#}");
     }

@@ -44,7 +44,7 @@ impl Image for [u8] {
     }
 }
 
-/// A `PT_LOAD` segment, or the one that holds `.eh_frame_hdr`.
+/// A `PT_LOAD` segment, or the one that holds `.eh_frame_hdr` or the dynamic section.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     pub(super) kind: u32,
@@ -101,7 +101,7 @@ impl Elf {
                     let notes = image.read_at(segment.offset, segment.file_size);
                     build_id = notes.and_then(|n| find_build_id(&n)).unwrap_or_default();
                 }
-                if segment.kind == elf::PT_LOAD || segment.kind == elf::PT_GNU_EH_FRAME {
+                if [elf::PT_LOAD, elf::PT_GNU_EH_FRAME, elf::PT_DYNAMIC].contains(&segment.kind) {
                     segments.push(segment);
                 }
             }
@@ -117,6 +117,14 @@ impl Elf {
     /// The section of that name.
     pub(super) fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|s| s.name == name)
+    }
+
+    /// Whether Go's linker had a hand in it, as far as sections tell.
+    pub(super) fn is_go(&self) -> bool {
+        let go = |name: &str| {
+            name.ends_with(".gopclntab") || name.starts_with(".go.") || name == ".note.go.buildid"
+        };
+        self.sections.iter().any(|s| go(&s.name))
     }
 
     /// Bytes of a section that has some in the file, uncompressed.

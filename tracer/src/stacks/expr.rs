@@ -3,6 +3,7 @@
 use gimli::{Encoding, Expression, Operation};
 
 use super::cfi::Slice;
+use super::log::{Origin, Reader, Value};
 use super::row::{Fault, Memory, RIP, Registers};
 
 /// Operations evaluated in one expression; the longest seen, in the PLT, has 8.
@@ -50,9 +51,9 @@ pub(super) enum Op {
 pub(super) fn evaluate(
     ops: &[Op],
     from: &Registers,
-    initial: u64,
-    memory: &mut impl Memory,
-) -> Result<u64, Fault> {
+    initial: Value,
+    reader: &mut Reader<'_, impl Memory>,
+) -> Result<Value, Fault> {
     let mut stack = vec![initial];
     let mut at = 0usize;
     for _ in 0..MAX_STEPS {
@@ -62,15 +63,16 @@ pub(super) fn evaluate(
         at += 1;
         let mut pop = || stack.pop().ok_or(Fault::Rules);
         let push = match op {
-            Op::Constant(value) => value,
-            Op::Register(register, by) => from.get(usize::from(register))?.wrapping_add_signed(by),
-            Op::PlusConstant(by) => pop()?.wrapping_add(by),
+            Op::Constant(value) => Value::fixed(value),
+            Op::Register(register, by) => from.get(usize::from(register))?.plus(by),
+            Op::PlusConstant(by) => pop()?.plus(by.cast_signed()),
             Op::Deref(size) => {
-                let word = memory.word(pop()?)?;
+                let word = reader.word(pop()?)?;
                 if size >= 8 {
                     word
                 } else {
-                    word & ((1 << (8 * u32::from(size))) - 1)
+                    let mask = (1 << (8 * u32::from(size))) - 1;
+                    Value::fixed(reader.decide(word).value & mask)
                 }
             }
             Op::Pick(index) => {
@@ -94,15 +96,15 @@ pub(super) fn evaluate(
                 stack.extend([top, third]);
                 second
             }
-            Op::Abs => (pop()? as i64).unsigned_abs(),
-            Op::Neg => pop()?.wrapping_neg(),
-            Op::Not => !pop()?,
+            Op::Abs => Value::fixed((decided(pop()?, reader) as i64).unsigned_abs()),
+            Op::Neg => Value::fixed(decided(pop()?, reader).wrapping_neg()),
+            Op::Not => Value::fixed(!decided(pop()?, reader)),
             Op::Skip(to) => {
                 at = usize::from(to);
                 continue;
             }
             Op::Bra(to) => {
-                if pop()? != 0 {
+                if decided(pop()?, reader) != 0 {
                     at = usize::from(to);
                 }
                 continue;
@@ -110,12 +112,28 @@ pub(super) fn evaluate(
             Op::Nop => continue,
             _ => {
                 let (right, left) = (pop()?, pop()?);
-                binary(op, left, right).ok_or(Fault::Rules)?
+                let value = binary(op, left.value, right.value).ok_or(Fault::Rules)?;
+                match (op, left.origin, right.origin) {
+                    // Still this plus a constant.
+                    (Op::Plus | Op::Minus, origin, Origin::Fixed) | (Op::Plus, Origin::Fixed, origin) => {
+                        Value { value, origin }
+                    }
+                    _ => {
+                        decided(left, reader);
+                        decided(right, reader);
+                        Value::fixed(value)
+                    }
+                }
             }
         };
         stack.push(push);
     }
     Err(Fault::Rules)
+}
+
+/// A value that an operation makes into something else than itself plus a constant.
+fn decided(value: Value, reader: &mut Reader<'_, impl Memory>) -> u64 {
+    reader.decide(value).value
 }
 
 fn binary(op: Op, left: u64, right: u64) -> Option<u64> {
@@ -222,6 +240,7 @@ fn translate(operation: &Operation<Slice<'_>>) -> Option<Op> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::log::Log;
     use super::super::row::RSP;
     use super::*;
 
@@ -246,34 +265,40 @@ mod tests {
             Op::Shl,
             Op::Plus,
         ];
+        let sp = Value {
+            value: 0x1000,
+            origin: Origin::Sp,
+        };
         let mut registers = Registers {
-            value: [0; 17],
+            value: [Value::fixed(0); 17],
             known: u32::MAX,
         };
-        registers.value[RSP] = 0x1000;
-        for (ip, cfa) in [(0x406u64, 0x1008), (0x40b, 0x1010)] {
-            registers.value[RIP] = ip;
-            assert_eq!(evaluate(&ops, &registers, 0, &mut Nothing), Ok(cfa));
+        registers.value[RSP] = sp;
+        for (ip, cfa) in [(0x406u64, 8), (0x40b, 16)] {
+            registers.value[RIP] = Value::fixed(ip);
+            let mut log = Log::default();
+            let mut nothing = Nothing;
+            let mut reader = Reader::new(&mut nothing, &mut log, 0x1000);
+            let got = evaluate(&ops, &registers, Value::fixed(0), &mut reader);
+            assert_eq!(got, Ok(sp.plus(cfa)));
+            assert_eq!(log.inputs(), Some(&[][..]), "the program counter is in the key");
         }
     }
 
     #[test]
     fn an_endless_expression_ends() {
         let registers = Registers {
-            value: [0; 17],
+            value: [Value::fixed(0); 17],
             known: 0,
         };
-        assert_eq!(
-            evaluate(&[Op::Nop, Op::Skip(0)], &registers, 0, &mut Nothing),
-            Err(Fault::Rules)
-        );
-        assert_eq!(
-            evaluate(&[Op::Register(7, 0)], &registers, 0, &mut Nothing),
-            Err(Fault::Rules)
-        );
-        assert_eq!(
-            evaluate(&[Op::Constant(0), Op::Div], &registers, 1, &mut Nothing),
-            Err(Fault::Rules)
-        );
+        let run = |ops: &[Op], initial| {
+            let mut log = Log::default();
+            let mut nothing = Nothing;
+            let mut reader = Reader::new(&mut nothing, &mut log, 0);
+            evaluate(ops, &registers, Value::fixed(initial), &mut reader)
+        };
+        assert_eq!(run(&[Op::Nop, Op::Skip(0)], 0), Err(Fault::Rules));
+        assert_eq!(run(&[Op::Register(7, 0)], 0), Err(Fault::Rules));
+        assert_eq!(run(&[Op::Constant(0), Op::Div], 1), Err(Fault::Rules));
     }
 }

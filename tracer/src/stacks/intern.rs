@@ -72,6 +72,10 @@ impl Interned {
             .unwrap_or_default()
     }
 
+    pub(super) fn tgid(&self, id: StackId) -> Option<u32> {
+        self.stack(id).map(|s| s.tgid)
+    }
+
     pub(super) fn end(&self, id: StackId) -> Option<End> {
         self.stack(id).map(|s| s.end)
     }

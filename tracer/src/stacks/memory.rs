@@ -15,16 +15,19 @@ pub(super) struct Copied<'a> {
     bytes: &'a [u8],
     /// The copy ends at a page that could not be read, so a longer one would not help.
     ends: bool,
+    /// Pages within it that could not be read, from the base's on.
+    missing: u32,
     /// Bytes above the base that were used.
     pub(super) needed: usize,
 }
 
 impl<'a> Copied<'a> {
-    pub(super) fn new(base: u64, bytes: &'a [u8], ends: bool) -> Self {
+    pub(super) fn new(base: u64, bytes: &'a [u8], ends: bool, missing: u32) -> Self {
         Self {
             base,
             bytes,
             ends,
+            missing,
             needed: 0,
         }
     }
@@ -37,6 +40,11 @@ impl Memory for Copied<'_> {
             .filter(|&o| o < MAX_STACK)
             .ok_or(Fault::Unreadable)? as usize;
         let end = offset + 8;
+        let page = |at: u64| (at / PAGE).wrapping_sub(self.base / PAGE);
+        let void = |at: u64| page(at) < 32 && self.missing & 1 << page(at) != 0;
+        if self.missing != 0 && (void(address) || void(address.saturating_add(7))) {
+            return Err(Fault::Unreadable);
+        }
         match self.bytes.get(offset..end).and_then(|b| b.try_into().ok()) {
             Some(word) => {
                 self.needed = self.needed.max(end);

@@ -7,16 +7,26 @@
 //! Nothing here stops a target: its mappings, files and memory are only read, and all three are taken as hostile.
 
 mod cfi;
+mod code;
 mod data;
+mod debug_file;
 mod elf;
 mod expr;
+mod file_names;
+mod go;
+mod instructions;
 mod intern;
+mod jit;
 mod kernel;
+mod log;
 mod memory;
+mod memos;
 mod module;
+mod pclntab;
 mod row;
 mod space;
 mod symbols;
+mod symtab;
 mod walk;
 
 #[cfg(test)]
@@ -25,15 +35,18 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::wire::Regs;
+use tracer_ebpf::wire::{Regs, StackPlace};
 
 pub use data::{AddressKind, DataSymbol};
 pub use kernel::KernelSymbols;
+pub use memos::Order;
 pub use module::ModuleId;
 pub use symbols::Symbolizer;
 
 use intern::Interned;
+use log::{Log, Reader};
 use memory::Live;
+use memos::{Meaning, Memos};
 use module::{Modules, Source};
 use row::Memory;
 use space::{Slot, Space};
@@ -47,6 +60,10 @@ pub const MAX_FRAMES: usize = 512;
 const MAX_EXITED: usize = 4096;
 /// Changes of mappings that wait for their time; beyond, they come before it.
 const MAX_HEARD: usize = 1 << 16;
+/// Changes of processes that are not known yet, which may be children of those that are.
+const MAX_UNCLAIMED: usize = 512;
+/// Stacks of memos as other processes have them.
+const MAX_SHARED: usize = 1 << 16;
 
 /// A stack seen in a process; equal stacks of one process have equal ids. 0 is "no stack".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,6 +87,13 @@ pub struct Frame {
     pub return_address: bool,
     /// Found by frame pointer or call instruction, in code without unwind rules.
     pub guessed: bool,
+}
+
+impl Frame {
+    /// An address inside the instruction that the frame is in.
+    pub fn code(&self) -> u64 {
+        self.address.wrapping_sub(u64::from(self.return_address))
+    }
 }
 
 /// Why a walk ended.
@@ -117,6 +141,25 @@ pub struct Unwound {
     pub needed: usize,
 }
 
+/// How stacks were had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recognition {
+    /// Copies that were unwound.
+    pub unwound: u64,
+    /// Recognised stacks that were copied too, and unwound to the same frames.
+    pub agreed: u64,
+    /// The same, but to other frames: must be 0.
+    pub disagreed: u64,
+    /// Recognised by a memo whose mappings had changed: taken for no stack.
+    pub stale: u64,
+    /// Memos that hold.
+    pub memos: u64,
+    /// Memos that made room for others.
+    pub dropped: u64,
+    /// Unwindings that cannot be recognised.
+    pub unfit: u64,
+}
+
 /// A change of mappings whose time has not come.
 struct Heard {
     ts_ns: u64,
@@ -133,10 +176,19 @@ pub struct Stacks {
     exited: VecDeque<u32>,
     /// By time.
     heard: VecDeque<Heard>,
+    /// Of processes not known, the latest last.
+    unclaimed: VecDeque<Change>,
+    memos: Memos,
+    /// Whether changes of mappings are heard, without which a memo could outlive its code.
+    learning: bool,
+    /// Stacks of memos in processes other than those that they were unwound in.
+    shared: FxHashMap<(StackId, u32), StackId>,
+    recognition: Recognition,
     modules: Modules,
     interned: Interned,
     failures: BTreeMap<&'static str, u64>,
     frames: Vec<Frame>,
+    log: Log,
 }
 
 impl Stacks {
@@ -145,14 +197,105 @@ impl Stacks {
         Self::default()
     }
 
-    /// Unwinds registers and the bytes copied from `regs.sp` of a process; interns the frames.
+    /// Unwinds registers and the bytes copied from `regs.sp` of a process; interns the frames, and lets the probes recognise them.
     pub fn unwind(&mut self, tgid: u32, regs: &Regs, bytes: &[u8]) -> Unwound {
+        self.recognition.unwound += 1;
         let mut memory = walk::copied(regs, bytes);
         let (id, end) = self.walk(tgid, regs, &mut memory);
+        self.count(id, end);
+        let lasting = matches!(end, End::Complete | End::NoCfi | End::Jit | End::BadCfi);
+        if self.learning && lasting && id != StackId::NONE && !self.heard.iter().any(|h| h.tgid == tgid) {
+            let place = StackPlace {
+                sp: regs.sp,
+                ip: regs.ip,
+            };
+            self.memos.learn(tgid, place, self.log.inputs(), id);
+        }
         Unwound {
             id,
             end,
             needed: memory.needed,
+        }
+    }
+
+    /// The stack that a memo stands for in a process at a time.
+    pub fn recognised(&mut self, memo: u64, tgid: u32, ts_ns: u64) -> StackId {
+        let id = self.meaning(memo, tgid, ts_ns);
+        if id == StackId::NONE {
+            self.recognition.stale += 1;
+        } else {
+            self.count(id, self.end(id));
+        }
+        id
+    }
+
+    fn meaning(&mut self, memo: u64, tgid: u32, ts_ns: u64) -> StackId {
+        match self.memos.meaning(memo, tgid, ts_ns) {
+            Meaning::Stale => StackId::NONE,
+            Meaning::Stack(id, owner) if owner == tgid => id,
+            Meaning::Stack(id, _) => {
+                if let Some(&own) = self.shared.get(&(id, tgid)) {
+                    return own;
+                }
+                if self.shared.len() >= MAX_SHARED {
+                    self.shared.clear();
+                }
+                let (frames, end) = (self.interned.frames(id).to_vec(), self.end(id));
+                let own = self.interned.intern(tgid, &frames, end);
+                self.shared.insert((id, tgid), own);
+                own
+            }
+        }
+    }
+
+    /// Unwinds the copy of a stack that a memo recognised, and compares.
+    pub fn compare(&mut self, memo: u64, tgid: u32, ts_ns: u64, regs: &Regs, bytes: &[u8]) {
+        let recognised = self.meaning(memo, tgid, ts_ns);
+        let mut memory = walk::copied(regs, bytes);
+        let (unwound, end) = self.walk(tgid, regs, &mut memory);
+        // A copy too short for the whole says nothing.
+        if recognised == StackId::NONE || matches!(end, End::Truncated | End::Unreadable) {
+            return;
+        }
+        if recognised == unwound {
+            self.recognition.agreed += 1;
+        } else {
+            self.recognition.disagreed += 1;
+            ::log::warn!(
+                "a stack of process {tgid} was recognised as {recognised:?} but is {unwound:?}: {:x?}, {:x?}",
+                self.interned.frames(recognised),
+                self.interned.frames(unwound)
+            );
+            self.memos.retract(memo);
+        }
+    }
+
+    /// What the probes are to be told.
+    pub fn take_orders(&mut self) -> Vec<Order> {
+        self.memos.take_orders()
+    }
+
+    /// From now on changes of mappings are heard: stacks may be recognised.
+    pub fn learn(&mut self) {
+        self.learning = true;
+    }
+
+    /// Some changes of mappings were not heard.
+    pub fn unheard(&mut self, ts_ns: u64) {
+        self.memos.forget(ts_ns);
+        for space in self.spaces.values_mut() {
+            space.invalidate();
+        }
+    }
+
+    /// How stacks were had so far.
+    pub fn recognition(&self) -> Recognition {
+        let (dropped, unfit) = self.memos.dropped();
+        Recognition {
+            memos: self.memos.len() as u64,
+            dropped,
+            unfit,
+            ..self.recognition
         }
     }
 
@@ -162,6 +305,7 @@ impl Stacks {
     pub fn unwind_live(&mut self, tgid: u32, regs: &Regs) -> Unwound {
         let mut memory = Live::new(tgid, regs.sp);
         let (id, end) = self.walk(tgid, regs, &mut memory);
+        self.count(id, end);
         Unwound {
             id,
             end,
@@ -171,7 +315,16 @@ impl Stacks {
 
     /// Takes what the kernel told of a process's mappings: the file is opened at once, the mapping counts when
     /// [`Self::advance`] comes to its time.
-    pub fn hear(&mut self, change: Change) {
+    ///
+    /// `own`: nobody but the targets is heard; otherwise only processes that are known already are believed to be.
+    pub fn hear(&mut self, change: Change, own: bool) {
+        if !own && !self.spaces.contains_key(&change.tgid) {
+            if self.unclaimed.len() >= MAX_UNCLAIMED {
+                self.unclaimed.pop_front();
+            }
+            self.unclaimed.push_back(change);
+            return;
+        }
         let Change { ts_ns, tgid, what } = change;
         let mapped = match what {
             What::Mapped(map) if map.exec => {
@@ -203,11 +356,22 @@ impl Stacks {
     }
 
     fn apply(&mut self, heard: Heard) {
-        if let Some((map, slot)) = heard.mapped {
-            self.spaces.entry(heard.tgid).or_default().add(map, slot);
-        } else {
-            self.renew(heard.tgid, Space::default());
-            self.spaces.entry(heard.tgid).or_default().renewed = true;
+        let Heard { ts_ns, tgid, mapped } = heard;
+        let Some((map, slot)) = mapped else {
+            self.memos.renew(tgid, ts_ns);
+            self.renew(tgid, Space::default());
+            self.spaces.entry(tgid).or_default().renewed = true;
+            return;
+        };
+        let code = map.start..map.end;
+        if self.spaces.entry(tgid).or_default().add(map, slot) {
+            let interned = &self.interned;
+            self.memos.mapped(tgid, ts_ns, |stack| {
+                interned
+                    .frames(stack)
+                    .iter()
+                    .any(|frame| code.contains(&frame.code()))
+            });
         }
     }
 
@@ -224,27 +388,32 @@ impl Stacks {
             failures,
             frames,
             interned,
+            log,
             ..
         } = self;
         let space = spaces.entry(tgid).or_default();
         frames.clear();
+        log.clear();
         let end = Walk {
             tgid,
             space,
             modules,
             failures,
-            memory,
+            reader: Reader::new(memory, log, regs.sp),
             frames,
         }
         .run(regs);
-        let id = interned.intern(tgid, frames, end);
+        (interned.intern(tgid, frames, end), end)
+    }
+
+    /// Counts a stack that is not whole.
+    fn count(&mut self, id: StackId, end: End) {
         if end != End::Complete {
             *self.failures.entry(end.reason()).or_default() += 1;
         }
         if id == StackId::NONE {
             *self.failures.entry("folded").or_default() += 1;
         }
-        (id, end)
     }
 
     /// Reads a process's mappings and opens its files now: it may end before its first stack is unwound.
@@ -256,21 +425,17 @@ impl Stacks {
             ..
         } = self;
         spaces.entry(tgid).or_default().prime(tgid, modules, failures);
+        self.memos.renew(tgid, 0);
     }
 
-    /// A process runs another program now.
-    pub fn process_exec(&mut self, tgid: u32) {
+    /// A process runs another program since that time.
+    pub fn process_exec(&mut self, tgid: u32, ts_ns: u64) {
+        // The probes have forgotten the layout; they are told the new one again.
+        self.memos.renew(tgid, ts_ns);
         // When the probes see it, the new program is mapped already; its mappings were heard.
         let renewed = self.spaces.get_mut(&tgid).map(|space| &mut space.renewed);
         if !renewed.is_some_and(std::mem::take) {
             self.renew(tgid, Space::default());
-        }
-    }
-
-    /// A process made or dropped an executable mapping: what was known about its addresses is read again.
-    pub fn process_mapped(&mut self, tgid: u32) {
-        if let Some(space) = self.spaces.get_mut(&tgid) {
-            space.invalidate();
         }
     }
 
@@ -280,6 +445,7 @@ impl Stacks {
             return;
         };
         space.freeze();
+        self.memos.exit(tgid);
         self.exited.retain(|&t| t != tgid);
         self.exited.push_back(tgid);
         if self.exited.len() > MAX_EXITED
@@ -290,15 +456,28 @@ impl Stacks {
     }
 
     /// A process began as a copy of another.
-    pub fn process_fork(&mut self, parent: u32, child: u32) {
+    pub fn process_fork(&mut self, parent: u32, child: u32, ts_ns: u64) {
+        self.memos.fork(parent, child, ts_ns);
         self.exited.retain(|&t| t != child);
         let space = self.spaces.get(&parent).map(Space::fork).unwrap_or_default();
         self.renew(child, space);
+        let (own, others) = std::mem::take(&mut self.unclaimed)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|change| change.tgid == child && change.ts_ns >= ts_ns);
+        self.unclaimed = others;
+        for change in own {
+            self.hear(change, true);
+        }
     }
 
     /// Frames of a stack, leaf first.
     pub fn frames(&self, id: StackId) -> &[Frame] {
         self.interned.frames(id)
+    }
+
+    /// The process that a stack was seen in.
+    pub fn tgid(&self, id: StackId) -> Option<u32> {
+        self.interned.tgid(id)
     }
 
     /// Why a stack ends where it does; [`End::Unreadable`] for no stack.

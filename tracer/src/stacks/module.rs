@@ -12,7 +12,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::cfi::Cfi;
-use super::elf::{Elf, Image as _};
+use super::code;
+use super::elf::{Elf, Image as _, Section, Segment};
+use super::instructions::MAX_LENGTH;
 use super::row::{Row, Rows, Rule};
 use crate::proc::maps::Map;
 
@@ -24,6 +26,11 @@ const MAX_CFI_BYTES: usize = 1 << 30;
 const MAX_CACHED: usize = 1 << 17;
 /// `mov $15, %rax; syscall`: what a signal handler returns to, and how it is known without CFI.
 const SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+
+/// A function's own code before a call in it is searched so far for its beginning.
+const MAX_BODY: u64 = 16 << 10;
+/// Bytes of code read at a time.
+const BLOCK: u64 = 256;
 
 /// A file (or the vdso) that is mapped by some process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +63,9 @@ pub(super) struct Module {
     pub(super) elf: Elf,
     cfi: RefCell<Option<Cfi>>,
     rows: FxHashMap<u64, Lookup>,
+    derived: FxHashMap<u64, Option<u32>>,
+    /// Whether a call (by where it returns to) can lead to code without rules.
+    calls: FxHashMap<(u64, u64), bool>,
 }
 
 impl Module {
@@ -66,7 +76,7 @@ impl Module {
 
     /// Code without unwind rules that is known to keep frame pointers to the bottom: Go's, and files without any rules.
     pub(super) fn keeps_pointers(&self) -> bool {
-        self.elf.section(".gopclntab").is_some() || self.elf.section(".eh_frame").is_none()
+        self.elf.is_go() || self.elf.section(".eh_frame").is_none()
     }
 
     /// First address of the function (by its unwind entry) that holds `vaddr`.
@@ -79,11 +89,108 @@ impl Module {
         )
     }
 
+    /// Rules of code that has none, from an instruction of it on.
+    fn derive(&self, vaddr: u64) -> Option<Row> {
+        // Go's functions keep frame pointers, and some never return.
+        if self.elf.section(".gopclntab").is_some() {
+            return None;
+        }
+        code::derive(vaddr, self.instructions())
+    }
+
+    /// Gives the bytes of an instruction at a virtual address.
+    fn instructions(&self) -> impl FnMut(u64) -> Vec<u8> {
+        let mut block = (0, Vec::new());
+        move |at: u64| {
+            let held = |block: &(u64, Vec<u8>)| {
+                let from = usize::try_from(at.checked_sub(block.0)?).ok()?;
+                block
+                    .1
+                    .get(from..from.checked_add(MAX_LENGTH)?)
+                    .map(<[u8]>::to_vec)
+            };
+            held(&block).unwrap_or_else(|| {
+                block = (at, self.text(at, BLOCK).unwrap_or_default());
+                block.1.get(..MAX_LENGTH).unwrap_or(&block.1).to_vec()
+            })
+        }
+    }
+
+    /// Whether code without unwind rules lies in a function that points rbp to its frame: `push %rbp; mov %rsp, %rbp` comes
+    /// before it, and no end of a function in between.
+    pub(super) fn makes_frame(&self, vaddr: u64) -> bool {
+        const PROLOGUES: [[u8; 4]; 2] = [[0x55, 0x48, 0x89, 0xe5], [0x55, 0x48, 0x8b, 0xec]];
+        let holds = |s: &&Segment| s.vaddr <= vaddr && vaddr - s.vaddr < s.file_size;
+        let Some(segment) = self.elf.segments.iter().filter(|s| s.exec).find(holds) else {
+            return false;
+        };
+        let start = vaddr.saturating_sub(MAX_BODY).max(segment.vaddr);
+        let code = self.text(start, vaddr - start).unwrap_or_default();
+        let Some(at) = code.windows(4).rposition(|w| PROLOGUES.iter().any(|p| w == p)) else {
+            return false;
+        };
+        // Padding after a return begins another function.
+        let ended = code.get(at..).is_some_and(|body| {
+            body.windows(3).any(|w| {
+                matches!(
+                    w,
+                    [0xc3, 0x90 | 0xcc, _] | [0xc3, 0x0f, 0x1f] | [0xc3, 0x66, 0x90 | 0x66 | 0x0f | 0x2e]
+                )
+            })
+        });
+        !ended && self.function_start(start.wrapping_add(at as u64)).is_none()
+    }
+
+    /// Whether a call stands before a virtual address, or a signal handler returns to it: else nothing returns there.
+    pub(super) fn called_before(&self, vaddr: u64) -> bool {
+        let before = self.text(vaddr.wrapping_sub(8), 8);
+        before.is_some_and(|code| ends_in_call(&code)) || self.text(vaddr, 9).as_deref() == Some(&SIGRETURN)
+    }
+
+    /// Whether the call before `back` leads to `vaddr`, in code without rules, if it says where it goes; `cfa` is what was derived
+    /// there.
+    fn may_call(&self, back: u64, vaddr: u64, cfa: &Rule) -> bool {
+        let Some(&[0xe8, a, b, c, d]) = self.text(back.wrapping_sub(5), 5).as_deref() else {
+            return true;
+        };
+        let target = back.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
+        // A stub of the linker leads anywhere.
+        let holds = |s: &Section| s.addr <= target && target - s.addr < s.size;
+        self.elf
+            .sections
+            .iter()
+            .any(|s| s.name.starts_with(".plt") && holds(s))
+            || (self.function_start(target).is_none()
+                && code::comes_to(target, vaddr, cfa, self.instructions()))
+    }
+
     /// `len` bytes of the file at a virtual address.
     pub(super) fn text(&self, vaddr: u64, len: u64) -> Option<Vec<u8>> {
         let (offset, have) = self.elf.file_offset(vaddr)?;
         self.file.read_at(offset, len.min(have))
     }
+}
+
+/// Whether the last of eight bytes of code can be a call: `e8 rel32`, or `ff /2` with what its addressing takes.
+fn ends_in_call(code: &[u8]) -> bool {
+    let &[_, _, _, 0xe8, ..] = code else {
+        return (2..=7).any(|length| {
+            let call = code.len().checked_sub(length).and_then(|at| code.get(at..));
+            let Some(&[0xff, modrm, ref rest @ ..]) = call else {
+                return false;
+            };
+            let (mode, rm) = (modrm >> 6, modrm & 7);
+            let scaled = mode != 3 && rm == 4;
+            let displacement = match (mode, rm) {
+                (1, _) => 1,
+                (2, _) | (0, 5) => 4,
+                (0, 4) if rest.first().is_some_and(|sib| sib & 7 == 5) => 4,
+                _ => 0,
+            };
+            modrm >> 3 & 7 == 2 && rest.len() == usize::from(scaled) + displacement
+        });
+    };
+    true
 }
 
 /// What names a file: the same bytes as far as can be told without reading them.
@@ -151,7 +258,7 @@ impl Modules {
         Ok(id)
     }
 
-    fn add(&mut self, path: Arc<str>, file: File) -> Option<ModuleId> {
+    pub(super) fn add(&mut self, path: Arc<str>, file: File) -> Option<ModuleId> {
         let id = ModuleId(self.list.len() as u32);
         if self.list.len() >= MAX_MODULES {
             return None;
@@ -163,6 +270,8 @@ impl Modules {
             elf,
             cfi: RefCell::default(),
             rows: FxHashMap::default(),
+            derived: FxHashMap::default(),
+            calls: FxHashMap::default(),
         });
         Some(id)
     }
@@ -210,6 +319,38 @@ impl Modules {
         }
         module.rows.insert(vaddr, lookup);
         lookup
+    }
+
+    /// Whether the call before `back` can lead to `vaddr`, in the same file, by a row derived there.
+    pub(super) fn may_call(&mut self, id: ModuleId, back: u64, vaddr: u64, row: u32) -> bool {
+        let Self { list, rows, .. } = self;
+        let (Some(module), Some(row)) = (list.get_mut(id.0 as usize), rows.get(row)) else {
+            return false;
+        };
+        if let Some(&known) = module.calls.get(&(back, vaddr)) {
+            return known;
+        }
+        let may = module.may_call(back, vaddr, &row.cfa);
+        if module.calls.len() >= MAX_CACHED {
+            module.calls.clear();
+        }
+        module.calls.insert((back, vaddr), may);
+        may
+    }
+
+    /// The row that the code at a virtual address tells, where a file says nothing of it.
+    pub(super) fn derived(&mut self, id: ModuleId, vaddr: u64) -> Option<u32> {
+        let Self { list, rows, .. } = self;
+        let module = list.get_mut(id.0 as usize)?;
+        if let Some(&row) = module.derived.get(&vaddr) {
+            return row;
+        }
+        let row = module.derive(vaddr).and_then(|row| rows.intern(row));
+        if module.derived.len() >= MAX_CACHED {
+            module.derived.clear();
+        }
+        module.derived.insert(vaddr, row);
+        row
     }
 }
 

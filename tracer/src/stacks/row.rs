@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::expr::{Op, evaluate};
+use super::log::{Reader, Value};
 
 /// Rows kept. Only hostile files have more.
 const MAX_ROWS: usize = 1 << 18;
@@ -41,19 +42,19 @@ pub(super) trait Memory {
 /// One frame's registers; bit n of `known` says that register n has its value.
 #[derive(Clone, Debug)]
 pub(super) struct Registers {
-    pub(super) value: [u64; 17],
+    pub(super) value: [Value; 17],
     pub(super) known: u32,
 }
 
 impl Registers {
-    pub(super) fn get(&self, register: usize) -> Result<u64, Fault> {
+    pub(super) fn get(&self, register: usize) -> Result<Value, Fault> {
         match self.value.get(register) {
             Some(&value) if self.known & 1 << register != 0 => Ok(value),
             _ => Err(Fault::Rules),
         }
     }
 
-    pub(super) fn set(&mut self, register: usize, value: Option<u64>) {
+    pub(super) fn set(&mut self, register: usize, value: Option<Value>) {
         let (Some(slot), bit) = (self.value.get_mut(register), 1 << (register & 31)) else {
             return;
         };
@@ -91,22 +92,21 @@ impl Rule {
         &self,
         register: usize,
         from: &Registers,
-        cfa: u64,
-        memory: &mut impl Memory,
-    ) -> Result<Option<u64>, Fault> {
-        let plus = |base: u64, by: i32| base.wrapping_add_signed(i64::from(by));
+        cfa: Value,
+        reader: &mut Reader<'_, impl Memory>,
+    ) -> Result<Option<Value>, Fault> {
         Ok(Some(match self {
             Self::Undefined => return Ok(None),
             Self::Same => return Ok(from.get(register).ok()),
-            Self::AtCfa(by) => memory.word(plus(cfa, *by))?,
-            Self::Cfa(by) => plus(cfa, *by),
-            Self::Register(base, by) => plus(from.get(usize::from(*base))?, *by),
-            Self::AtRegister(base, by) => memory.word(plus(from.get(usize::from(*base))?, *by))?,
+            Self::AtCfa(by) => reader.word(cfa.plus(i64::from(*by)))?,
+            Self::Cfa(by) => cfa.plus(i64::from(*by)),
+            Self::Register(base, by) => from.get(usize::from(*base))?.plus(i64::from(*by)),
+            Self::AtRegister(base, by) => reader.word(from.get(usize::from(*base))?.plus(i64::from(*by)))?,
             Self::At(ops) => {
-                let address = evaluate(ops, from, cfa, memory)?;
-                memory.word(address)?
+                let address = evaluate(ops, from, cfa, reader)?;
+                reader.word(address)?
             }
-            Self::Value(ops) => evaluate(ops, from, cfa, memory)?,
+            Self::Value(ops) => evaluate(ops, from, cfa, reader)?,
         }))
     }
 }

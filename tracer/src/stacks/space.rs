@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use super::memory;
 use super::module::{Lookup, ModuleId, Modules, Source};
+use super::{jit, memory};
 use crate::proc::maps::{self, Map};
 
 /// Mappings are not read again sooner than this, whatever addresses turn up.
@@ -43,6 +43,14 @@ pub(super) enum Slot {
     Module(ModuleId, u64),
 }
 
+/// Where a runtime describes what it compiles, if it does.
+#[derive(Clone, Default)]
+enum Jit {
+    #[default]
+    Unasked,
+    Asked(Option<Arc<jit::Place>>),
+}
+
 /// An address space.
 #[derive(Clone, Default)]
 pub(super) struct Space {
@@ -52,6 +60,8 @@ pub(super) struct Space {
     read_at: Option<Instant>,
     /// The mappings are known to have changed.
     stale: bool,
+    /// Where a runtime describes what it compiles; looked for when code outside files first turns up.
+    jit: Jit,
     /// A thread to read through, when the leader has exited.
     through: Option<u32>,
     /// The kernel told that this program began; the probes are about to.
@@ -75,8 +85,8 @@ impl Space {
         self.code = FxHashMap::default();
     }
 
-    /// Has one more mapping, told by the kernel; `slot` is its file, if that could be opened.
-    pub(super) fn add(&mut self, map: Map, slot: Slot) {
+    /// Has one more mapping, told by the kernel; `slot` is its file, if that could be opened. Whether that changes anything.
+    pub(super) fn add(&mut self, map: Map, slot: Slot) -> bool {
         if let Some(at) = maps::find(&self.maps, map.start)
             && let Some(known) = self.maps.get(at)
             && includes(known, &map)
@@ -85,12 +95,13 @@ impl Space {
                 *known = slot;
                 self.code.clear();
             }
-            return;
-        }
-        if self.maps.len() + 2 > maps::MAX_MAPS {
-            return;
+            return false;
         }
         self.code.clear();
+        if self.maps.len() + 2 > maps::MAX_MAPS {
+            self.stale = true;
+            return true;
+        }
         let first = self.maps.partition_point(|m| m.end <= map.start);
         let end = self.maps.partition_point(|m| m.start < map.end).max(first);
         let below = self
@@ -111,12 +122,21 @@ impl Space {
             .unzip();
         Arc::make_mut(&mut self.maps).splice(first..end, maps);
         self.slots.splice(first..end, slots);
+        true
     }
 
     /// Has other mappings: the next address reads them, unless they were just read.
     pub(super) fn invalidate(&mut self) {
         self.stale = true;
         self.code.clear();
+    }
+
+    /// Where a runtime describes what it compiles.
+    pub(super) fn jit(&self) -> Option<Arc<jit::Place>> {
+        match &self.jit {
+            Jit::Asked(place) => place.clone(),
+            Jit::Unasked => None,
+        }
     }
 
     /// Reads the mappings and opens the files of all code now, while the process surely lives.
@@ -146,6 +166,10 @@ impl Space {
         let mut code = self.look(tgid, address, modules, failures);
         if code == Code::No && self.refresh(tgid, failures) {
             code = self.look(tgid, address, modules, failures);
+        }
+        if code == Code::Anonymous && matches!(self.jit, Jit::Unasked) {
+            // Now, as the process may have ended when names are asked for.
+            self.jit = Jit::Asked(jit::Place::of(tgid).map(Arc::new));
         }
         if code != Code::No {
             if self.code.len() >= MAX_CACHED {

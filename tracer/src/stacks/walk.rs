@@ -1,7 +1,8 @@
 //! Walks a stack from its leaf to its bottom.
 
-use tracer_ebpf::wire::Regs;
+use tracer_ebpf::{memo::Source, wire::Regs};
 
+use super::log::{Origin, Reader, Value};
 use super::memory::Copied;
 use super::module::{Lookup, Module, ModuleId, Modules};
 use super::row::{Fault, Memory, PRESERVED, RBP, RIP, RSP, Registers, Row};
@@ -21,7 +22,7 @@ pub(super) struct Walk<'a, M> {
     pub(super) space: &'a mut Space,
     pub(super) modules: &'a mut Modules,
     pub(super) failures: &'a mut Failures,
-    pub(super) memory: &'a mut M,
+    pub(super) reader: Reader<'a, M>,
     pub(super) frames: &'a mut Vec<Frame>,
 }
 
@@ -37,20 +38,27 @@ impl<M: Memory> Walk<'_, M> {
     /// Collects frames from `regs` on, and says why it ended.
     pub(super) fn run(&mut self, regs: &Regs) -> End {
         let mut registers = Registers {
-            value: [0; 17],
+            value: [Value::fixed(0); 17],
             known: (1 << 17) - 1,
         };
-        for (to, from) in registers.value.iter_mut().zip(regs.gp) {
-            *to = from;
+        for ((number, to), from) in (0..).zip(&mut registers.value).zip(regs.gp) {
+            *to = Value {
+                value: from,
+                origin: Origin::Input(Source::Register(number), from),
+            };
         }
-        registers.value[RSP] = regs.sp;
-        registers.value[RIP] = regs.ip;
+        registers.value[RSP] = Value {
+            value: regs.sp,
+            origin: Origin::Sp,
+        };
+        // It is part of a memo's key.
+        registers.value[RIP] = Value::fixed(regs.ip);
         let (mut called, mut guessed, mut signals) = (false, false, 0);
         loop {
             if self.frames.len() >= MAX_FRAMES {
                 return End::TooDeep;
             }
-            let pc = registers.value[RIP];
+            let pc = registers.value[RIP].value;
             // The call before a return address may be the last instruction of its function.
             let code = self.code(pc.wrapping_sub(u64::from(called)));
             let leaf = self.frames.is_empty();
@@ -83,7 +91,7 @@ impl<M: Memory> Walk<'_, M> {
                     return End::TooDeep;
                 }
             }
-            if registers.value[RIP] == 0 {
+            if registers.value[RIP].value == 0 {
                 return End::Complete;
             }
         }
@@ -108,13 +116,14 @@ impl<M: Memory> Walk<'_, M> {
     }
 
     fn by_row(&mut self, row: u32, callee: &Registers, leaf: bool) -> Result<Step, End> {
-        let Self { modules, memory, .. } = self;
+        let Self { modules, reader, .. } = self;
         let row: &Row = modules.rows.get(row).ok_or(End::BadCfi)?;
         let cfa = row
             .cfa
-            .apply(RSP, callee, 0, *memory)
+            .apply(RSP, callee, Value::fixed(0), reader)
             .map_err(End::from)?
             .ok_or(End::BadCfi)?;
+        let cfa = reader.place(cfa);
         let mut registers = callee.clone();
         if !row.signal {
             registers.known &= PRESERVED;
@@ -123,23 +132,29 @@ impl<M: Memory> Walk<'_, M> {
         for (register, rule) in &row.saved {
             let register = usize::from(*register);
             // A register that cannot be had is lost, which is an error only where it is needed.
-            let value = match rule.apply(register, callee, cfa, *memory) {
+            let value = match rule.apply(register, callee, cfa, reader) {
                 Ok(value) => value,
                 Err(Fault::Beyond) if PRESERVED & 1 << register != 0 => return Err(End::Truncated),
-                Err(_) => None,
+                Err(fault) => {
+                    if fault != Fault::Rules {
+                        reader.opaque();
+                    }
+                    None
+                }
             };
             registers.set(register, value);
         }
         let Some(ip) = row
             .return_address
-            .apply(RIP, callee, cfa, *memory)
+            .apply(RIP, callee, cfa, reader)
             .map_err(End::from)?
         else {
             return Err(End::Complete);
         };
-        registers.set(RIP, Some(ip));
-        let sp = registers.get(RSP).map_err(End::from)?;
-        let rises = sp > callee.value[RSP] || (leaf && sp == callee.value[RSP]);
+        let sp = reader.place(registers.get(RSP).map_err(End::from)?);
+        registers.set(RSP, Some(sp));
+        registers.set(RIP, Some(reader.decide(ip)));
+        let rises = sp.value > callee.value[RSP].value || (leaf && sp.value == callee.value[RSP].value);
         if !row.signal && !rises {
             return Err(End::BadCfi);
         }
@@ -165,36 +180,60 @@ impl<M: Memory> Walk<'_, M> {
         {
             return Ok(step);
         }
-        let (sp, frame) = (callee.value[RSP], callee.get(RBP).map_err(|_| lost)?);
+        if let Some((module, bias)) = file
+            && let Some(step) = self.by_code(callee, module, bias)
+        {
+            return step;
+        }
+        if called
+            && file.is_none()
+            && let Some(step) = self.trampoline(callee)
+        {
+            return step;
+        }
+        let sp = callee.value[RSP].value;
+        let frame = self.reader.place_or_null(callee.get(RBP).map_err(|_| lost)?);
         // A null pointer marks the outermost frame, where pointers are kept; elsewhere a register just happens to be 0.
         let kept = file.is_some_and(|(m, _)| self.modules.get(m).is_some_and(Module::keeps_pointers));
-        if frame == 0 && guessed && kept {
+        if frame.value == 0 && guessed && kept {
             return Err(End::Complete);
         }
-        if frame < sp || frame % 8 != 0 {
+        if frame.value < sp || !frame.value.is_multiple_of(8) {
             return Err(lost);
         }
-        let word = |memory: &mut M, address| {
-            memory.word(address).map_err(|fault| {
-                if fault == Fault::Beyond {
-                    End::Truncated
-                } else {
-                    lost
-                }
-            })
-        };
-        let saved = word(self.memory, frame)?;
-        let ip = word(self.memory, frame.checked_add(8).ok_or(lost)?)?;
-        if ip == 0 {
+        // Elsewhere the register is the caller's, or no pointer at all, unless this function has set it.
+        let vaddr = |bias| callee.value[RIP].value.wrapping_sub(bias);
+        let sets = |(module, bias)| Some(self.modules.get(module)?.makes_frame(vaddr(bias)));
+        if !kept && file.is_some_and(|file| sets(file) != Some(true)) {
+            return Err(lost);
+        }
+        let saved = self.saved(frame, lost)?;
+        if frame.value.checked_add(16).is_none() {
+            return Err(lost);
+        }
+        let ip = self.saved(frame.plus(8), lost)?;
+        let ip = self.reader.decide(ip);
+        if ip.value == 0 {
             return Err(if kept { End::Complete } else { lost });
         }
-        if self.code(ip.wrapping_sub(1)) == Code::No || (saved != 0 && saved <= frame && file.is_none()) {
+        let saved = if file.is_none() {
+            self.reader.place_or_null(saved)
+        } else {
+            saved
+        };
+        let falls = saved.value != 0 && saved.value <= frame.value;
+        let calls = match self.code(ip.value.wrapping_sub(1)) {
+            Code::File { .. } if !kept && file.is_some() => self.returns_to(ip.value),
+            Code::No => false,
+            _ => true,
+        };
+        if !calls || (falls && file.is_none()) {
             return Err(lost);
         }
         let mut registers = callee.clone();
         // Only what this frame saved is known of its caller.
         registers.known = 1 << RSP | 1 << RBP | 1 << RIP;
-        registers.value[RSP] = frame.checked_add(16).ok_or(lost)?;
+        registers.value[RSP] = frame.plus(16);
         registers.value[RBP] = saved;
         registers.value[RIP] = ip;
         Ok(Step {
@@ -204,16 +243,99 @@ impl<M: Memory> Walk<'_, M> {
         })
     }
 
+    /// By what the code itself does until it returns, if that leads to where a call returns to.
+    fn by_code(&mut self, callee: &Registers, module: ModuleId, bias: u64) -> Option<Result<Step, End>> {
+        let pc = callee.value[RIP].value;
+        let row = self.modules.derived(module, pc.wrapping_sub(bias))?;
+        match self.by_row(row, callee, false) {
+            Ok(step) => {
+                let (ip, sp) = (step.registers.value[RIP].value, step.registers.value[RSP].value);
+                // Before a call the stack is aligned; and one that says where it goes must come here.
+                let calls = match self.code(ip.wrapping_sub(1)) {
+                    Code::File { module: caller, .. } if caller == module => {
+                        let vaddr = |address: u64| address.wrapping_sub(bias);
+                        self.modules.may_call(module, vaddr(ip), vaddr(pc), row)
+                    }
+                    _ => true,
+                };
+                let credible = calls && sp.is_multiple_of(16) && self.returns_to(ip);
+                credible.then_some(Ok(Step {
+                    guessed: true,
+                    ..step
+                }))
+            }
+            Err(End::BadCfi) => None,
+            Err(end) => Some(Err(end)),
+        }
+    }
+
+    /// Whether a call can return to an address.
+    fn returns_to(&mut self, ip: u64) -> bool {
+        match self.code(ip.wrapping_sub(1)) {
+            Code::File { module, bias, .. } => self
+                .modules
+                .get(module)
+                .is_some_and(|module| module.called_before(ip.wrapping_sub(bias))),
+            Code::Anonymous => true,
+            Code::No => false,
+        }
+    }
+
+    /// A word that a frame pointer leads to.
+    fn saved(&mut self, at: Value, lost: End) -> Result<Value, End> {
+        self.reader.word(at).map_err(|fault| {
+            self.reader.opaque();
+            if fault == Fault::Beyond {
+                End::Truncated
+            } else {
+                lost
+            }
+        })
+    }
+
+    /// Generated code that only calls on (CPython's, one for each Python function) keeps no frame pointer. But the code after the call
+    /// is the end of the function, and so it tells where the caller's address is, and that it keeps all other registers.
+    fn trampoline(&mut self, callee: &Registers) -> Option<Result<Step, End>> {
+        /// `add $8, %rsp; ret`
+        const END: [u8; 5] = [0x48, 0x83, 0xc4, 0x08, 0xc3];
+        let (pc, sp) = (callee.value[RIP].value, callee.value[RSP]);
+        if super::memory::read(self.tgid, pc, END.len())? != END {
+            return None;
+        }
+        sp.value.checked_add(16)?;
+        let ip = match self.reader.word(sp.plus(8)) {
+            Ok(ip) => self.reader.decide(ip),
+            Err(Fault::Beyond) => return Some(Err(End::Truncated)),
+            Err(_) => {
+                self.reader.opaque();
+                return None;
+            }
+        };
+        let mut registers = callee.clone();
+        registers.known &= PRESERVED;
+        registers.value[RSP] = sp.plus(16);
+        registers.value[RIP] = ip;
+        Some(Ok(Step {
+            registers,
+            called: true,
+            guessed: false,
+        }))
+    }
+
     /// A function that has no frame, as it only makes a system call (Go's) or has not come so far: the word at sp is its
     /// return address *if* a direct call that leads here stands before it, which proves it.
     fn stub(&mut self, callee: &Registers, module: ModuleId, bias: u64) -> Option<Step> {
-        let (pc, sp) = (callee.value[RIP], callee.value[RSP]);
+        let (pc, sp) = (callee.value[RIP].value, callee.value[RSP]);
         let vaddr = pc.wrapping_sub(bias);
         let text = |modules: &Modules, at: u64, len| modules.get(module)?.text(at, len);
         let system_call = text(self.modules, vaddr.wrapping_sub(2), 2)? == [0x0f, 0x05];
         let reach = if system_call { MAX_STUB } else { MAX_PROLOGUE };
-        let ip = self.memory.word(sp).ok()?;
-        let back = ip.wrapping_sub(bias);
+        let Ok(ip) = self.reader.word(sp) else {
+            self.reader.opaque();
+            return None;
+        };
+        let ip = self.reader.decide(ip);
+        let back = ip.value.wrapping_sub(bias);
         let call = text(self.modules, back.wrapping_sub(5), 5)?;
         let by = i32::from_le_bytes(call.get(1..5)?.try_into().ok()?);
         let target = back.wrapping_add_signed(i64::from(by));
@@ -222,7 +344,7 @@ impl<M: Memory> Walk<'_, M> {
         }
         let mut registers = callee.clone();
         registers.known &= PRESERVED;
-        registers.value[RSP] = sp.checked_add(8)?;
+        registers.value[RSP] = sp.plus(8);
         registers.value[RIP] = ip;
         Some(Step {
             registers,
@@ -248,5 +370,6 @@ pub(super) fn copied<'a>(regs: &Regs, bytes: &'a [u8]) -> Copied<'a> {
         regs.sp,
         bytes,
         regs.fault == tracer_ebpf::wire::stack_fault::UNREADABLE,
+        regs.missing,
     )
 }

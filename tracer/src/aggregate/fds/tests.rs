@@ -35,6 +35,7 @@ fn opened(ts_ns: u64, nr: i64, fd: i32, args: [u64; 4]) -> FdOpen {
         fd,
         fd2: -1,
         args,
+        stack: 0,
     }
 }
 
@@ -55,7 +56,7 @@ fn uring(ts_ns: u64, opcode: u32, result: i32) -> FdUring {
         header: header(TGID, ts_ns),
         opcode,
         result,
-        reserved: 0,
+        stack: 0,
         request: 1,
     }
 }
@@ -269,6 +270,7 @@ fn control_data() {
             socket: 3,
             len,
             total: u64::from(len),
+            stack: 0,
             control: [0; CONTROL_MAX],
         };
         event.control[..control.len()].copy_from_slice(control);

@@ -37,7 +37,7 @@ impl View<'_> {
             ),
             (
                 lost.stack_pending,
-                "stacks not copied, the ring was half full",
+                "stacks not copied, the ring was too full",
                 "counted for the lock, without stack",
             ),
             (
@@ -60,6 +60,11 @@ impl View<'_> {
                 lost.unknown_record,
                 "records were not understood",
                 "a fault of ctrace, please report it",
+            ),
+            (
+                u64::from(lost.names.is_some()),
+                "process that looks up names broke down",
+                "addresses instead of names",
             ),
         ];
         all.into_iter().filter(|(n, _, _)| *n > 0).collect()

@@ -66,6 +66,7 @@ impl View<'_> {
     /// The lines below the tables, with so many causes of loss.
     fn tail(&self, causes: usize) -> Vec<String> {
         let mut lines = self.run_queue_line();
+        lines.extend(self.hint_line());
         lines.extend(self.loss_lines(causes));
         lines.extend(self.cost_lines());
         lines
@@ -219,16 +220,34 @@ impl View<'_> {
             .labelled(LABEL, "Run queue", fits.unwrap_or(&choices[0]))
     }
 
+    /// What would name more, of the process with most to name.
+    fn hint_line(&self) -> Vec<String> {
+        let most = self.report.hints.iter().max_by_key(|hint| hint.frames);
+        most.map_or_else(Vec::new, |hint| {
+            self.page.labelled(LABEL, "Names", &clean(&hint.text))
+        })
+    }
+
     fn cost_lines(&self) -> Vec<String> {
         let own = &self.report.overhead;
-        let probes = own.kernel_ns.map_or_else(|| "unknown".to_owned(), time);
-        let text = format!(
-            "{:.2}{GLUE}% of one CPU (probes {probes}, user space {}), {}",
-            own.cpu_percent,
-            time(own.user_cpu_ns),
-            bytes(own.rss_bytes as f64)
-        );
-        self.page.labelled(LABEL, "Own cost", &text)
+        let user = time(own.user_cpu_ns);
+        let cpu = match own.cpu_percent.zip(own.kernel_ns) {
+            Some((percent, probes)) => {
+                format!(
+                    "{percent:.2}{GLUE}% of one CPU (probes {}, user space {user})",
+                    time(probes)
+                )
+            }
+            None => format!("user space {user}, probes unknown"),
+        };
+        let memory = bytes((own.rss_bytes + own.maps_bytes.unwrap_or(0)) as f64);
+        let names = own.symbolize_peak_rss_bytes.map_or_else(String::new, |peak| {
+            format!("; {} for the report", bytes(peak as f64))
+        });
+        let (bare, whole) = (format!("{cpu}, {memory}"), format!("{cpu}, {memory}{names}"));
+        let fits = whole.chars().count() <= self.page.width - LABEL;
+        self.page
+            .labelled(LABEL, "Own cost", if fits { &whole } else { &bare })
     }
 
     fn descriptors(&self, rows: usize) -> Vec<String> {

@@ -44,7 +44,7 @@ fn contended_and_leaking() {
 
     Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; not throttled; 1,977 woken, 23 preempted
     Losses     complete: nothing lost
-    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 38.2 MB
+    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 30.6 MB; 38.2 MB for the report
 
     Findings, and what to do
       CRITICAL  dial: fd.leak, 97 % sure
@@ -145,7 +145,7 @@ fn cpu_bound() {
 
     Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; throttled 1.31 s in 17 periods; 1,900 preempted
     Losses     complete: nothing lost
-    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 38.2 MB
+    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 30.6 MB; 38.2 MB for the report
 
     Time by thread   on CPU  running  runnable  blocked  mostly on
       render (4243)  9.90 s     99 %     0.9 %    0.1 %  futex 10.0 ms
@@ -175,7 +175,7 @@ fn idle_and_clean() {
 
     Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; not throttled; 1,977 woken, 23 preempted
     Losses     complete: nothing lost
-    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 38.2 MB
+    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 30.6 MB; 38.2 MB for the report
 
     Threads without work
       idle: 5 threads in pool_take (cond), 150 waits, 63.7 s
@@ -219,7 +219,7 @@ fn lossy() {
       3 descriptor records did not fit (births or deaths missed, no leak verdicts)
       12 ends of waits without a beginning (those waits are not counted)
       … 2 more below
-    Own cost   0.85 % of one CPU (probes unknown, user space 61.0 ms), 38.2 MB
+    Own cost   user space 61.0 ms, probes unknown, 30.6 MB; 38.2 MB for the report
 
     Locks, by time waited for them
       queue_mutex: futex at 0x55d0c0fe5040, pid 4242
@@ -250,7 +250,7 @@ fn lossy() {
       3 descriptor records did not fit (births or deaths missed, no leak verdicts)
       12 ends of waits without a beginning (those waits are not counted)
       77 stacks could not be unwound (shown up to where they broke)
-      310 stacks not copied, the ring was half full (counted for the lock, without stack)
+      310 stacks not copied, the ring was too full (counted for the lock, without stack)
       stacks failed by reason: no cfi 70, unreadable page 7
 
     Probes          attach     hits     time  per hit  missed
@@ -290,7 +290,7 @@ fn hostile_names() {
 
     Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; 1,977 woken, 23 preempted
     Losses     complete: nothing lost
-    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 38.2 MB
+    Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 30.6 MB
 
     Findings, and what to do
       CRITICAL  41 sockets to 10.0.0.7:5432 opened by dial and never closed, +4.1/s…

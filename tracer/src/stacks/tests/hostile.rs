@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use tracer_ebpf::wire::Regs;
 
 use crate::stacks::cfi::Cfi;
+use crate::stacks::code;
 use crate::stacks::elf::Elf;
+use crate::stacks::instructions;
 use crate::stacks::{End, Frame, Stacks, Symbolizer, memory};
 
 fn try_all(bytes: &[u8], addresses: &[u64]) {
@@ -53,6 +55,17 @@ proptest! {
     }
 
     #[test]
+    fn any_bytes_as_code(bytes in proptest::collection::vec(any::<u8>(), 0..400), near: u64, far: u64) {
+        for base in [near, 0, u64::MAX - 200] {
+            let fetch = |at: u64| bytes.iter().copied().cycle().skip((at.wrapping_sub(base) % 400) as usize).take(instructions::MAX_LENGTH).collect::<Vec<u8>>();
+            if let Some(row) = code::derive(base, fetch) {
+                code::comes_to(far, base, &row.cfa, fetch);
+                code::comes_to(base, base.wrapping_add(far % 400), &row.cfa, fetch);
+            }
+        }
+    }
+
+    #[test]
     fn a_real_file_with_bytes_changed(changes in proptest::collection::vec((0usize..8192, any::<u8>()), 1..60), addresses in proptest::collection::vec(0u64..8192, 64)) {
         let mut image = vdso();
         for (at, byte) in changes {
@@ -85,7 +98,7 @@ proptest! {
         let mut stacks = Stacks::new();
         let code = Stacks::unwind as *const () as u64;
         for (ip, sp) in [(gp[0], gp[7]), (code + near, gp[7]), (code + near, u64::MAX - 3)] {
-            let mut regs = Regs { ip, sp, gp, stack_len: bytes.len() as u32, fault: 0 };
+            let mut regs = Regs { ip, sp, gp, stack_len: bytes.len() as u32, fault: 0, missing: 0, reserved: 0 };
             regs.gp[6] = sp.wrapping_add(near & !7);
             let unwound = stacks.unwind(std::process::id(), &regs, &bytes);
             prop_assert!(unwound.needed <= bytes.len());

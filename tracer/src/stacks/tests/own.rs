@@ -54,6 +54,8 @@ fn here() -> (Regs, Vec<u8>, Vec<u64>) {
             sp: gp[7],
             gp,
             stack_len: bytes.len() as u32,
+            missing: 0,
+            reserved: 0,
             fault: 0,
         },
         bytes,

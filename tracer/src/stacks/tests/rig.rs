@@ -133,6 +133,8 @@ fn registers(tgid: u32, tid: u32, copy: usize) -> Option<(Regs, Vec<u8>)> {
         sp: user.rsp,
         gp,
         stack_len: bytes.len() as u32,
+        missing: 0,
+        reserved: 0,
         fault,
     };
     Some((regs, bytes))

@@ -288,11 +288,11 @@ fn a_forked_child_needs_no_reading() {
     let (regs, bytes) = threads.values().next().unwrap();
     let parent = stacks.unwind(program.tgid(), regs, bytes);
     // No process has that number: only what was inherited can serve.
-    stacks.process_fork(program.tgid(), u32::MAX - 7);
+    stacks.process_fork(program.tgid(), u32::MAX - 7, 0);
     let child = stacks.unwind(u32::MAX - 7, regs, bytes);
     assert_eq!((parent.end, child.end), (End::Complete, End::Complete));
     assert_eq!(stacks.frames(parent.id), stacks.frames(child.id));
     assert_ne!(parent.id, child.id);
-    stacks.process_exec(u32::MAX - 7);
+    stacks.process_exec(u32::MAX - 7, 1);
     assert_eq!(stacks.unwind(u32::MAX - 7, regs, bytes).end, End::NoCfi);
 }
