@@ -207,7 +207,7 @@ pub mod wait {
 
 wire! {
     /// A target thread slept and got a CPU again: one whole wait, written when it is over.
-    pub struct Wait [176] {
+    pub struct Wait [184] {
         /// Front; `ts_ns` is when it began to run.
         pub header: Header,
         /// Number of this sleep of this thread, from 1; 0 for the one it was in at attach.
@@ -243,10 +243,13 @@ wire! {
         pub running_total_ns: u64,
         /// How many of this thread's sleeps were shorter than [`Control::min_wait_ns`] since attach, and have no record.
         pub short_count: u32,
-        /// Zero.
-        pub reserved: u32,
-        /// Sum of their lengths.
+        /// How many sleeps this one stands for: as many as there were for each one that was chosen ([`Control::sample_mask`]) when
+        /// it began.
+        pub weight: u32,
+        /// Sum of the short sleeps' lengths.
         pub short_ns: u64,
+        /// Sum of the lengths of this thread's sleeps that were not chosen, since attach; the short ones are not in it.
+        pub skipped_ns: u64,
     }
 }
 
@@ -385,7 +388,7 @@ wire! {
 
 wire! {
     /// A target thread ended.
-    pub struct Exit [48] {
+    pub struct Exit [56] {
         /// Front.
         pub header: Header,
         /// Sum of its time on a CPU since attach.
@@ -396,6 +399,8 @@ wire! {
         pub reserved: u32,
         /// As [`Wait::short_ns`].
         pub short_ns: u64,
+        /// As [`Wait::skipped_ns`].
+        pub skipped_ns: u64,
     }
 }
 
@@ -466,19 +471,21 @@ pub mod phase {
 
 wire! {
     /// The map `CONTROL`: what user space may change while the probes run.
-    pub struct Control [24] {
+    pub struct Control [32] {
         /// 0 while user space does not read the ring yet: nothing is sent.
         pub armed: u64,
         /// Sleeps shorter than this, in ns, get no record.
         pub min_wait_ns: u64,
         /// Of the recognised stacks one in this plus one is copied too and compared; a power of two minus one.
         pub shadow_mask: u64,
+        /// Of the sleeps one in this plus one, chosen at random when it begins, gets a record; a power of two minus one.
+        pub sample_mask: u64,
     }
 }
 
 wire! {
     /// One thread as the task iterator saw it (`bpf_seq_write`, one per thread of a target), and what the probes know of it.
-    pub struct TaskSnapshot [568] {
+    pub struct TaskSnapshot [576] {
         /// Process.
         pub tgid: u32,
         /// Thread.
@@ -511,6 +518,8 @@ wire! {
         pub delays_len: u32,
         /// As [`Wait::short_ns`].
         pub short_ns: u64,
+        /// As [`Wait::skipped_ns`].
+        pub skipped_ns: u64,
         /// As [`Delays::first`].
         pub delays_first: u64,
         /// As [`Delays::delays`].

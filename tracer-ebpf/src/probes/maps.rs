@@ -157,6 +157,7 @@ pub(super) fn control() -> Control {
         armed: 0,
         min_wait_ns: 0,
         shadow_mask: u64::MAX,
+        sample_mask: 0,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::btf_tracepoint,
     programs::{BtfTracePointContext, tracing::StackIdContext as _},
 };
@@ -106,6 +106,10 @@ unsafe fn switch_out(
     }
     state.nr = current.nr;
     state.args = current.args;
+    state.weight = if armed { chosen() } else { 1 };
+    if state.weight == 0 {
+        return;
+    }
 
     let is_futex = rules::futex_wait(current.nr, &current.args).is_some();
     let wanted = armed && has(feature::WAITS) && (is_futex || !has(feature::FUTEX_ONLY));
@@ -120,6 +124,18 @@ unsafe fn switch_out(
     } else {
         u64::from(stack_fault::UNWANTED)
     };
+}
+
+/// How many sleeps the one that begins stands for; 0 when it is not chosen. Drawn before anything is known of its length.
+#[inline(always)]
+fn chosen() -> u32 {
+    let mask = control().sample_mask as u32;
+    // SAFETY: a helper without preconditions.
+    if mask == 0 || unsafe { bpf_get_prandom_u32() } & mask == 0 {
+        mask + 1
+    } else {
+        0
+    }
 }
 
 #[inline(always)]
@@ -153,14 +169,20 @@ fn switch_in(state: &mut TaskState) {
         phase::NEW => delayed(state, now - state.wake_ns, true, now),
         phase::SLEEPING if state.wake_ns != 0 => {
             let blocked = state.wake_ns - state.out_ns;
-            if blocked < control().min_wait_ns {
-                state.short_count += 1;
-                state.short_ns += blocked;
-                delayed(state, now - state.wake_ns, true, now);
-            } else {
+            let short = blocked < control().min_wait_ns;
+            if state.weight != 0 && !short {
                 waited(state, now, wait::WOKEN);
+            } else {
+                if short {
+                    state.short_count += 1;
+                    state.short_ns += blocked;
+                } else {
+                    state.skipped_ns += blocked;
+                }
+                delayed(state, now - state.wake_ns, true, now);
             }
         }
+        phase::SLEEPING if state.weight == 0 => state.skipped_ns += now - state.out_ns,
         phase::SLEEPING => waited(state, now, 0),
         phase::BEFORE if state.wake_ns != 0 => waited(state, now, wait::WOKEN | wait::BEFORE),
         _ => {}
@@ -234,8 +256,9 @@ fn waited(state: &TaskState, now: u64, flags: u32) {
             (*record).waker_tid = state.waker_tid;
             (*record).running_total_ns = state.running_total_ns;
             (*record).short_count = state.short_count;
-            (*record).reserved = 0;
+            (*record).weight = state.weight;
             (*record).short_ns = state.short_ns;
+            (*record).skipped_ns = state.skipped_ns;
         }
     });
 }
@@ -258,6 +281,12 @@ pub fn sched_waking(ctx: BtfTracePointContext) -> i32 {
 unsafe fn waking(state: &mut TaskState, sleeper: *mut task_struct) {
     let asleep = state.phase == phase::SLEEPING || state.phase == phase::BEFORE;
     if state.dead != 0 {
+        return;
+    }
+    if asleep && state.weight == 0 {
+        // Nobody will ask who ended it.
+        // SAFETY: a helper without preconditions.
+        state.wake_ns = unsafe { bpf_ktime_get_ns() };
         return;
     }
     // SAFETY: helpers without preconditions; the current task is trusted.
@@ -428,6 +457,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
                 short_count: state.short_count,
                 reserved: 0,
                 short_ns: state.short_ns,
+                skipped_ns: state.skipped_ns,
             },
             counter::RING_FULL,
         );

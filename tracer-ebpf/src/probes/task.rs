@@ -33,6 +33,10 @@ pub(super) struct TaskState {
     /// Sleeps too short for a record: how many, how long together.
     pub(super) short_ns: u64,
     pub(super) short_count: u32,
+    /// How many sleeps the present one stands for; 0: it was not chosen and gets no record.
+    pub(super) weight: u32,
+    /// Length together of the sleeps that were not chosen.
+    pub(super) skipped_ns: u64,
     /// Delays that wait to be sent, and how many went before.
     pub(super) delays_len: u32,
     pub(super) delays_first: u64,

@@ -56,6 +56,7 @@ extern "C" fn tasks(ctx: *mut c_void) -> i32 {
             (*state).timeout_ns = u64::MAX;
             (*state).kstack = -1;
             (*state).phase = phase::BEFORE;
+            (*state).weight = 1;
             (*state).tid = tid;
             (*state).tgid = tgid;
         }
@@ -77,6 +78,7 @@ extern "C" fn tasks(ctx: *mut c_void) -> i32 {
         front.running_total_ns = (*state).running_total_ns;
         front.short_count = (*state).short_count;
         front.short_ns = (*state).short_ns;
+        front.skipped_ns = (*state).skipped_ns;
         front.delays_first = (&raw const (*state).delays_first).read_volatile();
         front.delays_len = (&raw const (*state).delays_len).read_volatile();
         let seq = (*meta).seq;
@@ -111,6 +113,7 @@ struct Front {
     short_count: u32,
     delays_len: u32,
     short_ns: u64,
+    skipped_ns: u64,
     delays_first: u64,
 }
 

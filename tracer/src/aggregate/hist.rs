@@ -9,6 +9,8 @@ pub struct Histogram {
     /// (bucket index, count), by index.
     buckets: Vec<(u32, u32)>,
     count: u64,
+    /// Sum of the squares of the samples' weights.
+    squares: u64,
     total: u64,
     min: u64,
     max: u64,
@@ -24,6 +26,7 @@ impl Histogram {
         Self {
             buckets: Vec::new(),
             count: 0,
+            squares: 0,
             total: 0,
             min: 0,
             max: 0,
@@ -32,15 +35,21 @@ impl Histogram {
 
     /// Adds one sample.
     pub fn record(&mut self, ns: u64) {
+        self.record_n(ns, 1);
+    }
+
+    /// Adds a sample that stands for `weight`.
+    pub fn record_n(&mut self, ns: u64, weight: u32) {
         let index = Self::index(ns);
         match self.buckets.binary_search_by_key(&index, |&(i, _)| i) {
-            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(1),
-            Err(at) => self.buckets.insert(at, (index, 1)),
+            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(weight),
+            Err(at) => self.buckets.insert(at, (index, weight)),
         }
         self.min = if self.count == 0 { ns } else { self.min.min(ns) };
         self.max = self.max.max(ns);
-        self.count += 1;
-        self.total = self.total.saturating_add(ns);
+        self.count += u64::from(weight);
+        self.squares += u64::from(weight) * u64::from(weight);
+        self.total = self.total.saturating_add(ns.saturating_mul(u64::from(weight)));
     }
 
     /// Adds all samples of `other`.
@@ -83,13 +92,21 @@ impl Histogram {
         };
         self.max = self.max.max(other.max);
         self.count += other.count;
+        self.squares += other.squares;
         self.total = self.total.saturating_add(other.total);
     }
 
-    /// Samples.
+    /// How many, those included that samples stand for.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.count
+    }
+
+    /// As many samples of equal weight would tell as much (Kish's effective sample size): all of them when each stands for itself.
+    #[must_use]
+    pub fn effective(&self) -> u64 {
+        let squares = u128::from(self.squares.max(1));
+        (u128::from(self.count) * u128::from(self.count) / squares) as u64
     }
 
     /// Exact sum.
@@ -150,6 +167,18 @@ mod tests {
             assert!(upper >= ns, "{ns} -> {upper}");
             assert!((upper - ns) as f64 <= ns as f64 / 1000.0, "{ns} -> {upper}");
         }
+    }
+
+    #[test]
+    fn a_sample_stands_for_others() {
+        let (mut sampled, mut all) = (Histogram::new(), Histogram::new());
+        for ns in [3_000, 70_000, 70_000] {
+            sampled.record_n(ns, 4);
+            (0..4).for_each(|_| all.record(ns));
+        }
+        assert_eq!((sampled.effective(), all.effective()), (3, 12));
+        sampled.squares = all.squares;
+        assert_eq!(sampled, all);
     }
 
     #[test]

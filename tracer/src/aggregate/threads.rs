@@ -21,8 +21,13 @@ pub struct Thread {
     pub tgid: u32,
     /// Threads folded into this row.
     pub threads: u32,
-    /// Asleep, by reason.
-    pub blocked: BTreeMap<Reason, u64>,
+    /// Asleep, by reason, as far as records tell.
+    told: BTreeMap<Reason, u64>,
+    /// Of the sleeps without a record because they were not chosen: what those with one say about their reasons, and the exact
+    /// length of all together.
+    untold: BTreeMap<Reason, u64>,
+    /// As above.
+    untold_ns: u64,
     /// Run-queue delays.
     pub delays: Histogram,
     /// Delays that began with losing the CPU.
@@ -37,6 +42,8 @@ pub struct Thread {
     delays_taken: u64,
     /// Sleeps too short for records: their length together since attach.
     short_ns: u64,
+    /// Sleeps that were not chosen: their length together since attach.
+    skipped_ns: u64,
     /// It ended in this window.
     pub exited: bool,
 }
@@ -46,6 +53,32 @@ impl Thread {
     #[must_use]
     pub const fn running_ns(&self) -> u64 {
         self.running_total_ns.saturating_sub(self.running_before_ns)
+    }
+
+    /// Asleep, by reason. When sleeps were sampled the sum is exact and the reasons of those without a record are shared out as those
+    /// with one have them.
+    #[must_use]
+    pub fn blocked(&self) -> BTreeMap<Reason, u64> {
+        let mut blocked = self.told.clone();
+        if self.untold_ns == 0 {
+            return blocked;
+        }
+        let all: u128 = self.untold.values().map(|&ns| u128::from(ns)).sum();
+        let mut left = self.untold_ns;
+        if all > 0 {
+            for (&reason, &ns) in &self.untold {
+                let share = (u128::from(self.untold_ns) * u128::from(ns) / all) as u64;
+                *blocked.entry(reason).or_default() += share;
+                left -= share;
+            }
+        }
+        if left > 0 {
+            let main = self.untold.iter().max_by_key(|(_, ns)| **ns);
+            *blocked
+                .entry(main.map_or(Reason::Other, |(&reason, _)| reason))
+                .or_default() += left;
+        }
+        blocked
     }
 
     /// Takes the delays after those taken before.
@@ -67,20 +100,22 @@ impl Thread {
         self.delays_taken = self.delays_taken.max(first + u64::from(len));
     }
 
-    /// Short sleeps, whose reason nobody noted.
-    fn short(&mut self, total_ns: u64) {
-        let more = total_ns.saturating_sub(self.short_ns);
+    /// Sleeps without a record: short ones, whose reason nobody noted, and those not chosen. Sums since attach.
+    fn unrecorded(&mut self, short_ns: u64, skipped_ns: u64) {
+        let more = short_ns.saturating_sub(self.short_ns);
         if more > 0 {
-            *self.blocked.entry(Reason::Other).or_default() += more;
-            self.short_ns = total_ns;
+            *self.told.entry(Reason::Other).or_default() += more;
+            self.short_ns = short_ns;
         }
+        self.untold_ns += skipped_ns.saturating_sub(self.skipped_ns);
+        self.skipped_ns = self.skipped_ns.max(skipped_ns);
     }
 
     fn fold(&mut self, other: &Self) {
         self.tgid = other.tgid;
         self.threads += other.threads.max(1);
-        for (&reason, &ns) in &other.blocked {
-            *self.blocked.entry(reason).or_default() += ns;
+        for (reason, ns) in other.blocked() {
+            *self.told.entry(reason).or_default() += ns;
         }
         self.delays.merge(&other.delays);
         self.preempted += other.preempted;
@@ -105,7 +140,7 @@ impl Threads {
             return;
         };
         thread.running_total_ns = record.running_total_ns;
-        thread.short(record.short_ns);
+        thread.unrecorded(record.short_ns, record.skipped_ns);
         if record.flags & wait::WOKEN != 0 {
             thread
                 .delays
@@ -126,17 +161,20 @@ impl Threads {
         let Some(thread) = self.thread(snapshot.tgid, snapshot.tid) else {
             return;
         };
-        thread.short(snapshot.short_ns);
+        thread.unrecorded(snapshot.short_ns, snapshot.skipped_ns);
         // Otherwise they are in a record by now.
         if snapshot.delays_first == snapshot.delays_first_again {
             thread.take(snapshot.delays_first, snapshot.delays_len, &snapshot.delays);
         }
     }
 
-    /// A thread slept for `ns`.
-    pub fn on_blocked(&mut self, tgid: u32, tid: u32, reason: Reason, ns: u64) {
+    /// A thread slept for `ns`; it stands for `weight` sleeps.
+    pub fn on_blocked(&mut self, tgid: u32, tid: u32, reason: Reason, ns: u64, weight: u32) {
         if let Some(thread) = self.thread(tgid, tid) {
-            *thread.blocked.entry(reason).or_default() += ns;
+            *thread.told.entry(reason).or_default() += ns;
+            if weight > 1 {
+                *thread.untold.entry(reason).or_default() += ns.saturating_mul(u64::from(weight - 1));
+            }
         }
     }
 
@@ -145,7 +183,7 @@ impl Threads {
         let mut thread = self.live.remove(&record.header.tid).unwrap_or_default();
         thread.tgid = record.header.tgid;
         thread.running_total_ns = record.running_total_ns;
-        thread.short(record.short_ns);
+        thread.unrecorded(record.short_ns, record.skipped_ns);
         thread.exited = true;
         self.ended.entry(record.header.tgid).or_default().fold(&thread);
     }
@@ -204,6 +242,7 @@ impl Threads {
                 running_before_ns: thread.running_total_ns,
                 delays_taken: thread.delays_taken,
                 short_ns: thread.short_ns,
+                skipped_ns: thread.skipped_ns,
                 ..Thread::default()
             };
         }
@@ -215,6 +254,25 @@ mod tests {
     use tracer_ebpf::wire::{DELAYS, Header, kind};
 
     use super::*;
+
+    #[test]
+    fn sleeps_that_were_not_chosen_are_shared_out() {
+        let mut threads = Threads::default();
+        // Of eight sleeps two were chosen: 10 and 30 ns; the six others took 100 ns.
+        threads.on_blocked(1, 2, Reason::Futex, 30, 4);
+        threads.on_blocked(1, 2, Reason::Sleep, 10, 4);
+        threads.thread(1, 2).unwrap().unrecorded(5, 100);
+        let blocked = threads.get(2).unwrap().blocked();
+        let expected = [(Reason::Futex, 105), (Reason::Sleep, 35), (Reason::Other, 5)];
+        assert_eq!(blocked, expected.into_iter().collect());
+        // In the next window none was chosen.
+        threads.reset();
+        threads.thread(1, 2).unwrap().unrecorded(5, 107);
+        assert_eq!(
+            threads.get(2).unwrap().blocked(),
+            [(Reason::Other, 7)].into_iter().collect()
+        );
+    }
 
     #[test]
     fn no_delay_counts_twice() {

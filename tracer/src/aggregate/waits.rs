@@ -142,30 +142,32 @@ impl Waits {
         );
         let inside_ns = blocked_ns.min(record.wake_ns.saturating_sub(self.window_start_ns));
         let row = self.row(record, reason, futex, stack);
-        row.inside_ns += inside_ns;
-        row.wait.record(blocked_ns);
+        let weight = record.weight.max(1);
+        let times = u64::from(weight);
+        row.inside_ns = row.inside_ns.saturating_add(inside_ns.saturating_mul(times));
+        row.wait.record_n(blocked_ns, weight);
         if has_wake {
             row.run_queue
-                .record(record.header.ts_ns.saturating_sub(record.wake_ns));
+                .record_n(record.header.ts_ns.saturating_sub(record.wake_ns), weight);
         }
         if row.tids.len() < SIDES_MAX {
             row.tids.insert(tid);
         }
         if handed_over {
-            row.handed_over += 1;
+            row.handed_over += times;
             let waker = (waker_stack, record.waker_tgid);
             if row.wakers.len() < SIDES_MAX || row.wakers.contains_key(&waker) {
-                *row.wakers.entry(waker).or_default() += 1;
+                *row.wakers.entry(waker).or_default() += times;
             }
             if row.waker_tids.len() < SIDES_MAX {
                 row.waker_tids.insert(record.waker_tid);
             }
         } else if record.flags & wait::SIGNAL != 0 {
-            row.interrupted += 1;
+            row.interrupted += times;
         } else if has_wake && futex.is_some_and(|futex| timed_out(record, futex, realtime_offset_ns)) {
-            row.timed_out += 1;
+            row.timed_out += times;
         } else {
-            row.unknown += 1;
+            row.unknown += times;
         }
         ended
     }
@@ -267,8 +269,9 @@ mod tests {
             waker_tid: 12,
             running_total_ns: 0,
             short_count: 0,
-            reserved: 0,
+            weight: 1,
             short_ns: 0,
+            skipped_ns: 0,
         }
     }
 
@@ -332,6 +335,23 @@ mod tests {
         };
         assert!(timed_out(&waited(50_000_000), futex, 1_000_000_000_000));
         assert!(!timed_out(&waited(40_000_000), futex, 1_000_000_000_000));
+    }
+
+    #[test]
+    fn a_sleep_that_was_chosen_stands_for_the_others() {
+        let mut waits = Waits::new(0);
+        let record = Wait {
+            weight: 8,
+            ..record(1_000, 21_000, 24_000, 0, Waker::HandOver)
+        };
+        waits.on_wait(&record, Reason::Futex, STACKS, 0);
+        let row = one(&waits);
+        assert_eq!(
+            (row.wait.count(), row.wait.total(), row.wait.effective()),
+            (8, 160_000, 1)
+        );
+        assert_eq!((row.handed_over, row.inside_ns), (8, 160_000));
+        assert_eq!(row.wakers.values().copied().collect::<Vec<_>>(), [8]);
     }
 
     #[test]

@@ -6,7 +6,10 @@ use rustc_hash::FxHashMap;
 
 use super::Window;
 use crate::{
-    aggregate::{hist::Histogram, threads::Threads},
+    aggregate::{
+        hist::Histogram,
+        threads::{Thread, Threads},
+    },
     proc::sched::{SchedStat, Throttling},
     report::{
         hist::hist,
@@ -43,7 +46,7 @@ pub fn time(threads: &Threads, live: &LiveThreads, window: &Window, steal_ns: Op
         .map(|(&tid, now)| {
             let seen = threads.get(tid);
             let before = now.before.unwrap_or_default();
-            let mut blocked = seen.map(|thread| thread.blocked.clone()).unwrap_or_default();
+            let mut blocked = seen.map(Thread::blocked).unwrap_or_default();
             if let Some((reason, since)) = now.asleep {
                 *blocked.entry(reason).or_default() +=
                     window.end_ns.saturating_sub(since.max(window.start_ns));
@@ -66,7 +69,7 @@ pub fn time(threads: &Threads, live: &LiveThreads, window: &Window, steal_ns: Op
         threads: thread.threads,
         running_ns: thread.running_ns(),
         runnable_ns: thread.delays.total(),
-        blocked_ns: thread.blocked.clone(),
+        blocked_ns: thread.blocked(),
     }));
     let mut sum = ThreadTime {
         pid: 0,

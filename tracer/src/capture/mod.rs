@@ -39,6 +39,8 @@ use crate::{proc::host::monotonic_ns, report::model::Probe, stacks::Order};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ctrace.bpf.o"));
 
+/// From one sample of the cost to the next when something hangs on it.
+const WATCH_NS: u64 = 500_000_000;
 /// Characters kept of why a hook could not be attached.
 const REASON_MAX: usize = 512;
 
@@ -53,6 +55,8 @@ pub struct Request {
     pub follow: bool,
     /// Size of the ring: a power of two of at least a page.
     pub ring_bytes: u32,
+    /// The cost is to be known soon, not only at the end.
+    pub watch_cost: bool,
 }
 
 /// Probes attached to the kernel; they go with this value, and with the process however it ends.
@@ -172,7 +176,11 @@ impl Capture {
             logger,
             attached,
             unattached,
-            sampler: Sampler::default(),
+            sampler: if request.watch_cost {
+                Sampler::every(WATCH_NS)
+            } else {
+                Sampler::default()
+            },
         })
     }
 
@@ -268,6 +276,18 @@ impl Capture {
     pub fn kernel_time(&self) -> Option<KernelTime> {
         let stats = all_stats(&self.ebpf, &self.programs());
         Some(self.sampler.sampled(monotonic_ns(), &stats)?.kernel_time())
+    }
+
+    /// Part of one CPU that the probes took in the last sample, once for each sample.
+    pub fn take_kernel_share(&mut self) -> Option<f64> {
+        let fresh = self.sampler.take_fresh()?;
+        Some(fresh.run_ns as f64 / fresh.sampled_ns.max(1) as f64)
+    }
+
+    /// Whether the kernel tells what the probes cost.
+    #[must_use]
+    pub const fn tells_cost(&self) -> bool {
+        !self.sampler.is_refused()
     }
 
     /// Every attached program with its account since attach: hits and time estimated from the part that was sampled.

@@ -90,9 +90,11 @@ pub const PERIOD_NS: u64 = 5_000_000_000;
 pub const ON_NS: u64 = 100_000_000;
 
 /// When the statistics are on: at the start of each period, from the first on, so that a trace of any length has a sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_field_names, reason = "times, with their unit")]
 pub struct Schedule {
+    /// From one start to the next.
+    period_ns: u64,
     /// Since when they are on.
     on_since_ns: Option<u64>,
     /// When they go on next.
@@ -101,14 +103,31 @@ pub struct Schedule {
     sampled_ns: u64,
 }
 
+impl Default for Schedule {
+    fn default() -> Self {
+        Self::every(PERIOD_NS)
+    }
+}
+
 impl Schedule {
+    /// With another period than usual.
+    #[must_use]
+    pub const fn every(period_ns: u64) -> Self {
+        Self {
+            period_ns,
+            on_since_ns: None,
+            next_ns: 0,
+            sampled_ns: 0,
+        }
+    }
+
     /// Whether they are to be on now. Called often; when it is late, the time on is longer and counted as such.
     pub fn turn(&mut self, now_ns: u64) -> bool {
         match self.on_since_ns {
             Some(since) if now_ns.saturating_sub(since) >= ON_NS => {
                 self.sampled_ns += now_ns - since;
                 self.on_since_ns = None;
-                self.next_ns = since + PERIOD_NS;
+                self.next_ns = since + self.period_ns;
             }
             None if now_ns >= self.next_ns => self.on_since_ns = Some(now_ns),
             _ => {}
@@ -132,9 +151,32 @@ pub struct Sampler {
     on: Option<StatsOn>,
     refused: bool,
     sums: Sums,
+    /// Sums when the last sample was over; of what came since.
+    told: KernelTime,
+    fresh: Option<KernelTime>,
 }
 
 impl Sampler {
+    /// With another period than usual.
+    #[must_use]
+    pub fn every(period_ns: u64) -> Self {
+        Self {
+            schedule: Schedule::every(period_ns),
+            ..Self::default()
+        }
+    }
+
+    /// The last sample alone, once, when it is over.
+    pub fn take_fresh(&mut self) -> Option<KernelTime> {
+        self.fresh.take()
+    }
+
+    /// Whether the privileges do not reach.
+    #[must_use]
+    pub const fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     /// Switches the statistics on or off when it is time, for the first time at the first call: attaching is no sample of what
     /// tracing costs. To be called at every look at the ring; `read` gives the programs' accounts, always in the same order.
     pub fn turn(&mut self, now_ns: u64, read: impl FnOnce() -> Vec<RunStats>) {
@@ -151,6 +193,15 @@ impl Sampler {
             (false, true) => {
                 self.sums.end(&read());
                 self.on = None;
+                let sum = KernelTime {
+                    run_ns: self.sums.past.iter().map(|program| program.run_ns).sum(),
+                    sampled_ns: self.schedule.sampled_ns(now_ns),
+                };
+                self.fresh = Some(KernelTime {
+                    run_ns: sum.run_ns - self.told.run_ns,
+                    sampled_ns: sum.sampled_ns - self.told.sampled_ns,
+                });
+                self.told = sum;
             }
             _ => {}
         }

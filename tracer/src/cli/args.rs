@@ -62,6 +62,10 @@ pub struct TraceArgs {
     /// Follow children
     #[arg(short, long)]
     pub follow: bool,
+    /// Hold ctrace's own cost under P percent of one CPU: first short sleeps are left out, then only a part of the sleeps is
+    /// recorded, unbiased; the report says which
+    #[arg(long, value_name = "P%")]
+    pub budget: Option<String>,
     /// Plain output, no live screen (there is none yet: accepted for scripts)
     #[arg(long)]
     pub no_tui: bool,

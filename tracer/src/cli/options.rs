@@ -43,6 +43,10 @@ pub struct Options {
     pub ring_bytes: u32,
     /// One in so many recognised stacks is copied too and compared; 0: none is recognised.
     pub shadow: u32,
+    /// Own cost to be held under, in percent of one CPU.
+    pub budget: Option<f64>,
+    /// One sleep in so many is recorded, whatever the cost.
+    pub sample: u32,
 }
 
 /// Longest time that may be asked for: ten years.
@@ -50,6 +54,7 @@ const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 const RING_BYTES: u32 = 16 << 20;
 /// One in so many is a few ns for each stack.
 const SHADOW: u32 = 1024;
+const ONE_IN_MAX: u32 = 65_536;
 
 impl Options {
     /// Validates.
@@ -78,7 +83,9 @@ impl Options {
             verbose: args.verbose > 0,
             quiet: args.quiet,
             ring_bytes: ring_bytes(std::env::var("CTRACE_RING_BYTES").ok().as_deref())?,
-            shadow: shadow(std::env::var("CTRACE_SHADOW").ok().as_deref())?,
+            shadow: one_in("CTRACE_SHADOW", SHADOW)?,
+            budget: args.budget.as_deref().map(budget).transpose()?,
+            sample: one_in("CTRACE_SAMPLE", 1)?.max(1),
         })
     }
 }
@@ -135,14 +142,33 @@ fn ring_bytes(text: Option<&str>) -> Result<u32> {
     }
 }
 
-/// The environment's `CTRACE_SHADOW`, for tests and the suspicious; 0: stacks are never recognised, always copied.
-fn shadow(text: Option<&str>) -> Result<u32> {
-    let Some(text) = text else { return Ok(SHADOW) };
+/// A setting of the environment for tests and the suspicious. `CTRACE_SHADOW`: one recognised stack in so many is compared, 0:
+/// none is recognised. `CTRACE_SAMPLE`: one sleep in so many is recorded.
+fn one_in(name: &str, default: u32) -> Result<u32> {
+    let Ok(text) = std::env::var(name) else {
+        return Ok(default);
+    };
+    power_of_two(name, &text)
+}
+
+fn power_of_two(name: &str, text: &str) -> Result<u32> {
     match text.parse::<u32>() {
         Ok(0) => Ok(0),
-        Ok(one_in) if one_in.is_power_of_two() => Ok(one_in),
+        Ok(one_in) if one_in.is_power_of_two() && one_in <= ONE_IN_MAX => Ok(one_in),
         _ => bail!(
-            "CTRACE_SHADOW must be 0 or a power of two, not `{}`",
+            "{name} must be 0 or a power of two up to {ONE_IN_MAX}, not `{}`",
+            text.escape_debug()
+        ),
+    }
+}
+
+/// `1%` or `1`.
+fn budget(text: &str) -> Result<f64> {
+    let number = text.trim().trim_end_matches('%').trim_end();
+    match number.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100_000.0 => Ok(percent),
+        _ => bail!(
+            "--budget wants a part of one CPU such as 1% or 0.5%, not `{}`",
             text.escape_debug()
         ),
     }
@@ -170,6 +196,24 @@ mod tests {
         assert!(chosen.locks && chosen.sched && !chosen.fds && !chosen.io);
         assert!(collectors("lock").is_err());
         assert!(collectors("").is_err());
+    }
+
+    #[test]
+    fn a_budget_is_a_part_of_a_cpu() {
+        assert!((budget("1%").unwrap() - 1.0).abs() < 1e-9);
+        assert!((budget("0.25").unwrap() - 0.25).abs() < 1e-9);
+        for wrong in ["", "%", "0", "-1%", "x", "NaN", "inf", "1e9%"] {
+            assert!(budget(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_in_so_many_is_a_power_of_two() {
+        assert_eq!(power_of_two("X", "16").unwrap(), 16);
+        assert_eq!(power_of_two("X", "0").unwrap(), 0);
+        for wrong in ["3", "-1", "", "131072"] {
+            assert!(power_of_two("X", wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ const EXACT_BINOMIAL: u64 = 50_000;
 /// the distribution. Under 368 samples no order statistic bounds the percentile from above; the upper end is then
 /// the longest sample seen, and the truth may lie beyond it.
 ///
+/// When samples stand for others (`--budget`), counts and totals are estimates; `samples` then says how many samples of equal
+/// weight tell as much, and the interval and the modes claim no more than those support.
+///
 /// `modes` lists populations only when there are clearly two or more: the density over log2 of the time is smoothed
 /// with a Gaussian of a quarter octave; between two peaks there must be a valley of at most 20 % of the lower one,
 /// so deep that chance does not explain it (4 standard deviations of the counts), and each population must hold
@@ -44,6 +47,7 @@ pub fn hist(from: &Histogram) -> Hist {
         p99_ci_ns: None,
         modes: Vec::new(),
         buckets,
+        samples: (from.effective() < from.count()).then(|| from.effective()),
     };
     let Some(hdr) = dense(&reported.buckets, max) else {
         return reported;
@@ -53,10 +57,24 @@ pub fn hist(from: &Histogram) -> Hist {
     reported.p90_ns = at(0.9);
     reported.p99_ns = at(0.99);
     reported.p999_ns = at(0.999);
-    let (lower, upper) = p99_ranks(from.count());
-    let value = |rank: u64| nth(&reported.buckets, rank).unwrap_or(max).clamp(min, max);
+    let (count, effective) = (u128::from(from.count()), u128::from(from.effective().max(1)));
+    let (lower, upper) = p99_ranks(effective as u64);
+    let value = |rank: u64| {
+        let rank = (u128::from(rank) * count / effective) as u64;
+        nth(&reported.buckets, rank).unwrap_or(max).clamp(min, max)
+    };
     reported.p99_ci_ns = Some([value(lower), upper.map_or(max, value)]);
-    reported.modes = modes::modes(&reported.buckets);
+    reported.modes = if effective == count {
+        modes::modes(&reported.buckets)
+    } else {
+        let seen: Vec<(u64, u64)> = reported
+            .buckets
+            .iter()
+            .map(|&(upper, n)| (upper, (u128::from(n) * effective / count) as u64))
+            .filter(|&(_, n)| n > 0)
+            .collect();
+        modes::modes(&seen)
+    };
     reported
 }
 

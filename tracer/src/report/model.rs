@@ -225,6 +225,22 @@ document! {
         pub symbolize_cpu_ns: Option<u64>,
         /// How stacks were had.
         pub memos: StacksHad,
+        /// What `--budget` left out to hold the cost; null without it.
+        pub budget: Option<Budget>,
+    }
+
+    /// How the cost was held.
+    pub struct Budget {
+        /// What was asked for, in percent of one CPU; null when a fixed part was asked for.
+        pub percent: Option<f64>,
+        /// What was measured under the last setting, report not included; null before the first measurement.
+        pub cpu_percent: Option<f64>,
+        /// Whether that is within the budget. Descriptors are never sampled: they alone may cost more.
+        pub held: Option<bool>,
+        /// Sleeps shorter than this were left out at least for a part of the window; the time in them counts as `other`.
+        pub min_wait_ns: u64,
+        /// At most one sleep in so many was recorded; counts and totals of waits are estimates when it is more than 1, unbiased.
+        pub one_in: u32,
     }
 
     /// How stacks were had in this window: recognised by the probes themselves, or copied and unwound.
@@ -626,6 +642,9 @@ document! {
         pub buckets: Vec<(u64, u64)>,
         /// Populations, when there are at least two.
         pub modes: Vec<Mode>,
+        /// Under `--budget`, when not every sleep was recorded and counts and totals are estimates: as many samples of equal weight
+        /// would tell as much. Null when all were recorded.
+        pub samples: Option<u64>,
     }
 
     /// One population of a distribution.

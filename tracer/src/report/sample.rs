@@ -150,6 +150,7 @@ fn base() -> Report {
                 dropped: 0,
                 memos: 41,
             },
+            budget: None,
         },
         stacks: BTreeMap::new(),
         locks: Some(Vec::new()),

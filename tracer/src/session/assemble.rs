@@ -192,6 +192,7 @@ impl Tracing {
             kernel,
             edge,
             options,
+            budget,
             ..
         } = self;
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
@@ -281,7 +282,7 @@ impl Tracing {
             targets: described,
             probes,
             losses,
-            overhead: overhead(edge, after, &window, had),
+            overhead: overhead(edge, after, &window, had, budget.report()),
             stacks: names.into_stacks(),
             locks: found_locks.map(|locks| locks.locks),
             blocked: blocked.map(|(blocked, _)| blocked),
@@ -430,7 +431,13 @@ fn fds(
     sum
 }
 
-fn overhead(before: &Edge, after: &Edge, window: &Window, memos: StacksHad) -> Overhead {
+fn overhead(
+    before: &Edge,
+    after: &Edge,
+    window: &Window,
+    memos: StacksHad,
+    budget: Option<model::Budget>,
+) -> Overhead {
     let kernel = after.kernel.zip(before.kernel).map(|(after, before)| KernelTime {
         run_ns: after.run_ns.saturating_sub(before.run_ns),
         sampled_ns: after.sampled_ns.saturating_sub(before.sampled_ns),
@@ -448,6 +455,7 @@ fn overhead(before: &Edge, after: &Edge, window: &Window, memos: StacksHad) -> O
         symbolize_peak_rss_bytes: None,
         symbolize_cpu_ns: None,
         memos,
+        budget,
     }
 }
 

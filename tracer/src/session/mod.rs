@@ -2,6 +2,7 @@
 
 pub mod apart;
 pub mod assemble;
+pub mod budget;
 pub mod child;
 pub mod hearing;
 pub mod output;
@@ -103,6 +104,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
             _ = tick.tick() => tracing.drain(),
             _ = sample.tick() => {
                 tracing.sample();
+                tracing.hold_budget()?;
                 if tracing.all_exited() {
                     break;
                 }

@@ -165,7 +165,7 @@ impl Pipeline {
         let inside = record.wake_ns.saturating_sub(self.window_start_ns);
         if record.flags & wait::BEFORE != 0 {
             let why = reason_before(record, kind);
-            self.threads.on_blocked(tgid, tid, why, inside);
+            self.threads.on_blocked(tgid, tid, why, inside, 1);
             return;
         }
         let why = reason(record.nr, &record.args, record.state, kind);
@@ -178,8 +178,13 @@ impl Pipeline {
         let ended = self
             .waits
             .on_wait(record, why, (stack, waker), self.realtime_offset_ns);
-        self.threads
-            .on_blocked(tgid, tid, ended.reason, ended.blocked_ns.min(inside));
+        self.threads.on_blocked(
+            tgid,
+            tid,
+            ended.reason,
+            ended.blocked_ns.min(inside),
+            record.weight,
+        );
     }
 
     /// The stack that a record of a process refers to, taken at that time.

@@ -6,10 +6,11 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use tracer_ebpf::wire::{Control, TaskSnapshot};
+use tracer_ebpf::wire::TaskSnapshot;
 
 use super::{
     assemble::had_since,
+    budget::{Budget, Setting},
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
     snapshot::Edge,
@@ -55,6 +56,9 @@ pub struct Tracing {
     /// How stacks were had before it.
     pub(super) had_before: StacksHad,
     pub(super) unseen_kinds: Vec<String>,
+    pub(super) budget: Budget,
+    /// Own CPU time when the cost was last measured, and when that was.
+    cost_from: (std::time::Duration, u64),
 }
 
 impl Tracing {
@@ -65,6 +69,7 @@ impl Tracing {
             collectors: options.collectors,
             follow: options.follow,
             ring_bytes: options.ring_bytes,
+            watch_cost: options.budget.is_some(),
         };
         let mut capture = Capture::start(&request)?;
         let min_wait_ns = options.min_wait.as_nanos() as u64;
@@ -92,11 +97,14 @@ impl Tracing {
         if heard && options.shadow > 0 {
             pipeline.stacks.learn();
         }
-        capture.set_control(Control {
-            armed: 1,
-            min_wait_ns,
-            shadow_mask: u64::from(options.shadow.wrapping_sub(1)),
-        })?;
+        let budget = Budget::new(
+            options.budget,
+            Setting {
+                min_wait_ns,
+                one_in: options.sample,
+            },
+        );
+        capture.set_control(budget.setting().control(shadow_mask(&options)))?;
         // What is open is looked at when nothing more can be missed.
         for traced in &targets {
             let pid = traced.held.pid;
@@ -126,6 +134,8 @@ impl Tracing {
             lost_before: Losses::default(),
             had_before: StacksHad::default(),
             unseen_kinds,
+            budget,
+            cost_from: (host::own_cpu(), host::monotonic_ns()),
         })
     }
 
@@ -240,6 +250,32 @@ impl Tracing {
         }
     }
 
+    /// Measures what ctrace costs, and leaves more out or less when a budget asks for it.
+    pub fn hold_budget(&mut self) -> Result<()> {
+        let Some(capture) = self.capture.as_mut().filter(|_| self.budget.is_set()) else {
+            return Ok(());
+        };
+        let Some(probes) = capture
+            .take_kernel_share()
+            .or((!capture.tells_cost()).then_some(0.0))
+        else {
+            return Ok(());
+        };
+        let (cpu, now) = (host::own_cpu(), host::monotonic_ns());
+        let (cpu_before, before) = std::mem::replace(&mut self.cost_from, (cpu, now));
+        let own = cpu.saturating_sub(cpu_before).as_nanos() as f64 / now.saturating_sub(before).max(1) as f64;
+        if let Some(setting) = self.budget.measured((probes + own) * 100.0) {
+            log::info!(
+                "own cost {:.2} %: sleeps from {} ns, one in {}",
+                (probes + own) * 100.0,
+                setting.min_wait_ns,
+                setting.one_in
+            );
+            capture.set_control(setting.control(shadow_mask(&self.options)))?;
+        }
+        Ok(())
+    }
+
     /// No target lives.
     #[must_use]
     pub fn all_exited(&self) -> bool {
@@ -347,13 +383,22 @@ impl Tracing {
             self.had_before = had;
             self.edge = after;
             self.started_at = SystemTime::now();
+            self.budget.reset();
         }
-        assembly.finish(|| {
+        let report = assembly.finish(|| {
             if !last {
                 self.drain();
             }
-        })
+        });
+        // Making a report is no part of what tracing costs.
+        self.cost_from = (host::own_cpu(), host::monotonic_ns());
+        report
     }
+}
+
+/// Of the recognised stacks one in this plus one is compared; with 0 in the options none is recognised.
+fn shadow_mask(options: &Options) -> u64 {
+    u64::from(options.shadow.wrapping_sub(1))
 }
 
 fn pids(targets: &[Traced]) -> Vec<u32> {

@@ -60,7 +60,7 @@ impl Ways {
     }
 }
 
-/// Rules at an address, by the code from there on. `fetch` gives the bytes at an address, up to [`MAX_LENGTH`] or fewer.
+/// Rules at an address, by the code from there on. `fetch` gives the bytes at an address, up to `MAX_LENGTH` or fewer.
 pub(super) fn derive(start: u64, mut fetch: impl FnMut(u64) -> Vec<u8>) -> Option<Row> {
     let mut ways = Ways::from(start, false);
     for _ in 0..MAX_STEPS {

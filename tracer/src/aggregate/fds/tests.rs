@@ -97,6 +97,7 @@ fn hist(from: &Histogram) -> Hist {
         p99_ci_ns: None,
         buckets: Vec::new(),
         modes: Vec::new(),
+        samples: None,
     }
 }
 

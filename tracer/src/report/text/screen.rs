@@ -246,8 +246,43 @@ impl View<'_> {
         });
         let (bare, whole) = (format!("{cpu}, {memory}"), format!("{cpu}, {memory}{names}"));
         let fits = whole.chars().count() <= self.page.width - LABEL;
-        self.page
-            .labelled(LABEL, "Own cost", if fits { &whole } else { &bare })
+        let mut lines = self
+            .page
+            .labelled(LABEL, "Own cost", if fits { &whole } else { &bare });
+        lines.extend(self.budget_lines());
+        lines
+    }
+
+    /// What was left out to hold the cost: without it the numbers above would be misread.
+    fn budget_lines(&self) -> Vec<String> {
+        let Some(budget) = &self.report.overhead.budget else {
+            return Vec::new();
+        };
+        let mut parts = Vec::new();
+        if let Some(percent) = budget.percent {
+            parts.push(match (budget.held, budget.cpu_percent) {
+                (Some(true), Some(cost)) => format!("{percent}{GLUE}% held at {cost:.2}{GLUE}%"),
+                (Some(false), Some(cost)) => format!("{percent}{GLUE}% NOT HELD: {cost:.2}{GLUE}%"),
+                _ => format!("{percent}{GLUE}% not measured yet"),
+            });
+        }
+        if budget.min_wait_ns > self.report.options.min_wait_ns {
+            parts.push(format!("sleeps under {} left out", time(budget.min_wait_ns)));
+        }
+        if budget.one_in > 1 {
+            parts.push(format!(
+                "1 sleep in {} recorded, so waits' counts and totals are estimates",
+                count(u64::from(budget.one_in))
+            ));
+        }
+        let lines = self.page.labelled(LABEL, "Budget", &parts.join("; "));
+        if budget.held == Some(false) {
+            return lines
+                .iter()
+                .map(|line| self.page.paint(Tone::Yellow, line))
+                .collect();
+        }
+        lines
     }
 
     fn descriptors(&self, rows: usize) -> Vec<String> {
