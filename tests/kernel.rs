@@ -13,6 +13,8 @@
     reason = "a test fails by panicking, and prints what it measured"
 )]
 
+#[path = "kernel/budget.rs"]
+mod budget;
 #[path = "kernel/fds.rs"]
 mod fds;
 #[path = "kernel/locks.rs"]

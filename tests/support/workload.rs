@@ -119,6 +119,11 @@ impl Workload {
 pub(crate) struct Truth(BTreeMap<String, u64>);
 
 impl Truth {
+    /// A number that not every run has.
+    pub(crate) fn find(&self, key: &str) -> Option<u64> {
+        self.0.get(key).copied()
+    }
+
     /// What the output of an ended workload says.
     pub(crate) fn of(output: &str) -> Self {
         let facts = output.lines().filter_map(|line| line.strip_prefix("truth "));

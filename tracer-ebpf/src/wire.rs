@@ -426,8 +426,10 @@ pub mod counter {
     pub const MEMO_MISS: u32 = 8;
     /// Copies numbered so far ([`super::Stack::token`]), by each of the three probes that may interrupt one another.
     pub const TOKEN: u32 = 9;
+    /// A thread got a CPU and the kernel did not announce it: made up for from its time on that CPU. Not a loss.
+    pub const SWITCH_UNSEEN: u32 = 12;
     /// Number of counters.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 13;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.

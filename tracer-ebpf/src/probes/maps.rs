@@ -59,6 +59,12 @@ static OFF_TASK_SIGNAL: Global<u32> = Global::new(0);
 /// Offset of the set in `signal_struct.shared_pending`.
 #[unsafe(no_mangle)]
 static OFF_SIGNAL_SHARED: Global<u32> = Global::new(0);
+/// Offset of `task_struct.se.sum_exec_runtime`.
+#[unsafe(no_mangle)]
+static OFF_TASK_RAN: Global<u32> = Global::new(0);
+/// Offset of `task_struct.se.prev_sum_exec_runtime`: the same when it last got a CPU.
+#[unsafe(no_mangle)]
+static OFF_TASK_RAN_BEFORE: Global<u32> = Global::new(0);
 /// The only target's tgid, 0 when there are several: spares bystanders the look-up in [`TARGETS`].
 #[unsafe(no_mangle)]
 static ONE_TARGET: Global<u32> = Global::new(0);
@@ -113,6 +119,12 @@ pub(super) fn ring_bytes() -> u64 {
 #[inline(always)]
 pub(super) fn task_offsets() -> (usize, usize) {
     (OFF_TASK_PID.load() as usize, OFF_TASK_TGID.load() as usize)
+}
+
+/// Offsets of a task's time on a CPU: now, and when it last got one.
+#[inline(always)]
+pub(super) fn ran_offsets() -> (usize, usize) {
+    (OFF_TASK_RAN.load() as usize, OFF_TASK_RAN_BEFORE.load() as usize)
 }
 
 /// Where a task's signals are.

@@ -17,7 +17,7 @@ use super::{
     emit::{header, in_place, plain},
     maps::{KSTACKS, TARGETS, control, count, has, is_target, make_task_state, space, task_state},
     stack::{Place, stack},
-    task::{self, Call, TaskState, call, complete, ids, signal_pending, user_regs},
+    task::{self, Call, TaskState, call, complete, ids, ran_ns, signal_pending, user_regs},
 };
 
 const TASK_INTERRUPTIBLE: u32 = 1;
@@ -46,7 +46,8 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
         }
         let into = task_state(next);
         if !into.is_null() {
-            switch_in(&mut *into);
+            // SAFETY: a helper without preconditions.
+            switch_in(&mut *into, bpf_ktime_get_ns());
         }
     }
     0
@@ -66,6 +67,17 @@ unsafe fn switch_out(
     let armed = control().armed != 0;
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
+    if is_away(state) {
+        count(counter::SWITCH_UNSEEN);
+        let ran = ran_ns(prev);
+        let since = if state.wake_ns > state.out_ns {
+            state.wake_ns
+        } else {
+            state.out_ns
+        };
+        let came = if now - since > ran { now - ran } else { since };
+        switch_in(state, came);
+    }
     if armed && state.in_ns != 0 {
         state.running_total_ns += now - state.in_ns;
     }
@@ -138,8 +150,21 @@ fn chosen() -> u32 {
     }
 }
 
+/// Whether it has no CPU as far as we were told. At a switch-out that is a switch-in which was not announced: some kernels
+/// do not announce the switches away from some tasks (seen on 6.18).
 #[inline(always)]
-fn switch_in(state: &mut TaskState) {
+fn is_away(state: &TaskState) -> bool {
+    match state.phase {
+        phase::RUNNING => false,
+        // Threads that ran at attach begin so.
+        phase::BEFORE => state.wake_ns != 0,
+        _ => state.out_ns != 0,
+    }
+}
+
+/// It got a CPU at `now`.
+#[inline(always)]
+fn switch_in(state: &mut TaskState, now: u64) {
     if state.dead != 0 {
         return;
     }
@@ -155,8 +180,6 @@ fn switch_in(state: &mut TaskState) {
             state.out_ns
         };
     }
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     let before = state.phase;
     state.in_ns = now;
     state.phase = phase::RUNNING;

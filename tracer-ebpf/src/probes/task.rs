@@ -12,7 +12,7 @@ use tracer_ebpf::{
     wire::{DELAYS, Regs, stack_fault},
 };
 
-use super::maps::{signal_offsets, task_offsets};
+use super::maps::{ran_offsets, signal_offsets, task_offsets};
 
 /// Value of the map `TASKS`. Written by the thread itself at switch-out, by its waker under the kernel's `pi_lock`, and
 /// at switch-in; the run queue's lock orders these.
@@ -170,6 +170,19 @@ pub(super) fn ids(task: *const task_struct) -> (u32, u32) {
             bpf_probe_read_kernel(base.add(pid).cast::<u32>()).unwrap_or(0),
             bpf_probe_read_kernel(base.add(tgid).cast::<u32>()).unwrap_or(0),
         )
+    }
+}
+
+/// How long a task that leaves the CPU now has had it.
+#[inline(always)]
+pub(super) fn ran_ns(task: *const task_struct) -> u64 {
+    let (now, before) = ran_offsets();
+    let base = task.cast::<u8>();
+    // SAFETY: reads of kernel memory that cannot fault; the offsets come from the kernel's BTF.
+    unsafe {
+        let now: u64 = bpf_probe_read_kernel(base.add(now).cast()).unwrap_or(0);
+        let before: u64 = bpf_probe_read_kernel(base.add(before).cast()).unwrap_or(0);
+        now.saturating_sub(before)
     }
 }
 

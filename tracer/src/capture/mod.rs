@@ -356,6 +356,8 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .override_global("OFF_TASK_BLOCKED", &offsets.task_blocked, true)
         .override_global("OFF_TASK_SIGNAL", &offsets.task_signal, true)
         .override_global("OFF_SIGNAL_SHARED", &offsets.signal_shared, true)
+        .override_global("OFF_TASK_RAN", &offsets.task_ran, true)
+        .override_global("OFF_TASK_RAN_BEFORE", &offsets.task_ran_before, true)
         .override_global("OFF_URING_OPEN", &offsets.uring_open, true)
         .override_global("OFF_URING_ACCEPT", &offsets.uring_accept, true)
         .override_global("OFF_URING_SOCKET", &offsets.uring_socket, true)

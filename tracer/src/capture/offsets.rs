@@ -19,6 +19,10 @@ pub struct Offsets {
     pub task_signal: u32,
     /// The set in `signal_struct.shared_pending`.
     pub signal_shared: u32,
+    /// `task_struct.se.sum_exec_runtime`.
+    pub task_ran: u32,
+    /// `task_struct.se.prev_sum_exec_runtime`: the same when it last got a CPU.
+    pub task_ran_before: u32,
     /// `io_open.file_slot`: a request's private data begin at the request's first byte.
     pub uring_open: u32,
     /// `io_accept.file_slot`.
@@ -32,8 +36,9 @@ pub struct Offsets {
 }
 
 /// Structs whose members are needed, for [`KernelBtf::read`].
-pub const STRUCTS: [(Kind, &str); 7] = [
+pub const STRUCTS: [(Kind, &str); 8] = [
     (Kind::Struct, "task_struct"),
+    (Kind::Struct, "sched_entity"),
     (Kind::Struct, "sigpending"),
     (Kind::Struct, "signal_struct"),
     (Kind::Struct, "io_open"),
@@ -51,6 +56,7 @@ impl Offsets {
         };
         let task = |field| needed("task_struct", field);
         let set = needed("sigpending", "signal")?;
+        let entity = task("se")?;
         let optional = |owner, field| btf.member(owner, field).unwrap_or(0);
         Ok(Self {
             task_pid: task("pid")?,
@@ -59,6 +65,8 @@ impl Offsets {
             task_blocked: task("blocked")?,
             task_signal: task("signal")?,
             signal_shared: needed("signal_struct", "shared_pending")? + set,
+            task_ran: entity + needed("sched_entity", "sum_exec_runtime")?,
+            task_ran_before: entity + needed("sched_entity", "prev_sum_exec_runtime")?,
             uring_open: optional("io_open", "file_slot"),
             uring_accept: optional("io_accept", "file_slot"),
             uring_socket: optional("io_socket", "file_slot"),

@@ -190,6 +190,8 @@ document! {
         pub user_fault: u64,
         /// Records that user space did not understand.
         pub unknown_record: u64,
+        /// Times that a thread got a CPU unannounced; made up for from its time on that CPU, so nothing is missing.
+        pub switch_unseen: u64,
         /// Why functions and locks have no names, when the process that looks them up did not end well.
         #[serde(default)]
         pub names: Option<String>,

@@ -126,6 +126,7 @@ fn base() -> Report {
             control_truncated: 0,
             user_fault: 0,
             unknown_record: 0,
+            switch_unseen: 0,
             names: None,
             stack_failed_by: BTreeMap::new(),
             complete: true,

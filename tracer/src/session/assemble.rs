@@ -141,6 +141,7 @@ impl Tracing {
             control_truncated: at(counter::CONTROL_TRUNCATED),
             user_fault: at(counter::USER_FAULT),
             unknown_record: self.pipeline.unknown_records(),
+            switch_unseen: at(counter::SWITCH_UNSEEN),
             names: None,
             stack_failed_by: failures
                 .into_iter()
@@ -331,6 +332,7 @@ fn since(now: &Losses, before: &Losses) -> Losses {
         control_truncated: now.control_truncated.saturating_sub(before.control_truncated),
         user_fault: now.user_fault.saturating_sub(before.user_fault),
         unknown_record: now.unknown_record.saturating_sub(before.unknown_record),
+        switch_unseen: now.switch_unseen.saturating_sub(before.switch_unseen),
         names: None,
         stack_failed_by: now
             .stack_failed_by
