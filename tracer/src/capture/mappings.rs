@@ -265,7 +265,7 @@ fn open_event(pid: libc::pid_t, cpu: i32, flags: u64) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::Write as _,
+        io::{BufRead as _, BufReader, Write as _},
         process::{Command, Stdio},
         time::Duration,
     };
@@ -321,12 +321,19 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_counted() {
         let script = "
-            for phase in 1 2 3; do
+            for programs in 1000 2000 200; do
                 read line
-                for i in $(seq 1000); do /bin/true; done
-            done";
+                for i in $(seq $programs); do /bin/true; done
+                echo done
+            done
+            read line";
         let mut shell = Command::new("/bin/sh");
-        let mut shell = shell.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut shell = shell
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut mappings = Mappings::new();
         if let Err(error) = mappings.watch(shell.id(), true) {
             skip(&error);
@@ -336,6 +343,8 @@ mod tests {
         }
         let mut stdin = shell.stdin.take().unwrap();
         let mut begin = || stdin.write_all(b"go\n").unwrap();
+        let mut said = BufReader::new(shell.stdout.take().unwrap()).lines();
+        let mut ended = || assert_eq!(said.next().unwrap().unwrap(), "done");
         let mut execs = 0;
         begin();
         // `seq`, then its thousand.
@@ -343,17 +352,18 @@ mod tests {
             mappings.drain(|change| execs += u32::from(change.what == What::Exec));
             std::thread::sleep(Duration::from_millis(5));
         }
+        ended();
         let (told, lost) = (execs, mappings.lost());
         println!("{told} programs, {lost} records lost");
+        // Nobody drains while twice as many run.
         begin();
+        ended();
+        mappings.drain(|_| ());
+        // The loss is told, by each CPU for itself, once there is room again and something to tell.
         begin();
+        ended();
         drop(stdin);
-        std::thread::sleep(Duration::from_millis(300));
-        // The loss is told once there is room again and something to tell.
-        while shell.try_wait().unwrap().is_none() {
-            mappings.drain(|_| ());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        shell.wait().unwrap();
         mappings.drain(|_| ());
         println!("then {} records lost", mappings.lost() - lost);
         assert!(mappings.lost() > lost);
