@@ -65,12 +65,11 @@ impl Thread {
         }
         let all: u128 = self.untold.values().map(|&ns| u128::from(ns)).sum();
         let mut left = self.untold_ns;
-        if all > 0 {
-            for (&reason, &ns) in &self.untold {
-                let share = (u128::from(self.untold_ns) * u128::from(ns) / all) as u64;
-                *blocked.entry(reason).or_default() += share;
-                left -= share;
-            }
+        for (&reason, &ns) in &self.untold {
+            let part = u128::from(self.untold_ns) * u128::from(ns);
+            let share = part.checked_div(all).unwrap_or(0) as u64;
+            *blocked.entry(reason).or_default() += share;
+            left -= share;
         }
         if left > 0 {
             let main = self.untold.iter().max_by_key(|(_, ns)| **ns);

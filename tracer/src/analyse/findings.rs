@@ -28,6 +28,8 @@ pub struct Facts<'a> {
     pub losses: &'a Losses,
     /// Window.
     pub window_ns: u64,
+    /// Waits that the command line asked for were left out to hold a budget.
+    pub short_left_out: bool,
 }
 
 /// All diagnoses, worst first.
@@ -39,7 +41,13 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     }
     if let Some(locks) = facts.locks {
         for lock in &locks.locks {
-            contended(lock, locks, facts.window_ns, names, &mut found);
+            contended(
+                lock,
+                locks,
+                (facts.window_ns, facts.short_left_out),
+                names,
+                &mut found,
+            );
         }
     }
     if let Some(run_queue) = facts.run_queue {
@@ -187,7 +195,13 @@ fn through_python(lock: &Lock, names: &mut Names<'_>) -> bool {
     })
 }
 
-fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+fn contended(
+    lock: &Lock,
+    locks: &Locks,
+    (window_ns, short_left_out): (u64, bool),
+    names: &mut Names<'_>,
+    found: &mut Vec<Finding>,
+) {
     let counts = matches!(
         lock.kind,
         LockKind::Mutex
@@ -204,8 +218,10 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
         return;
     };
     let share = users.inside_ns as f64 / window_ns.max(1) as f64;
-    // Few waits count when they are long.
-    if lock.waits < CONTENDED_WAITS && (share < FEW || lock.waits < 2) {
+    // Few waits count when they are long; of a sample one may stand for a thousand, and says nothing alone.
+    let seen = lock.wait.samples.unwrap_or(lock.waits);
+    let sampled = lock.wait.samples.is_some();
+    if seen < CONTENDED_WAITS && (sampled || share < FEW || lock.waits < 2) {
         return;
     }
     // Waiting for one's turn at a lock means that more than one thread uses it.
@@ -247,8 +263,19 @@ fn contended(lock: &Lock, locks: &Locks, window_ns: u64, names: &mut Names<'_>, 
     found.push(Finding {
         id: "lock.contended".into(),
         severity,
-        confidence: if lock.waits >= 1000 { 0.95 } else { 0.8 },
-        title: format!("{}: {} waits {took}", cut(&name, SUBJECT), count(lock.waits)),
+        confidence: if seen >= 1000 { 0.95 } else { 0.8 },
+        title: format!(
+            "{}: {}{} waits {took}",
+            cut(&name, SUBJECT),
+            if sampled {
+                "about "
+            } else if short_left_out {
+                "at least "
+            } else {
+                ""
+            },
+            count(lock.waits)
+        ),
         detail: format!(
             "waited for in {waiter}{released}; p50 {}, p99 {}",
             duration(p50),

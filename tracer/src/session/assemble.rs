@@ -263,6 +263,7 @@ impl Tracing {
                 throttling: snapshot::throttled(edge, after),
                 losses: &losses,
                 window_ns: window.ns(),
+                short_left_out: budget.leaves_short_out(),
             },
             &mut names,
         );

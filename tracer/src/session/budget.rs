@@ -90,6 +90,12 @@ impl Budget {
         self.percent.is_some()
     }
 
+    /// Whether sleeps that the command line asked for had no record in this window.
+    #[must_use]
+    pub fn leaves_short_out(&self) -> bool {
+        self.at(self.highest).min_wait_ns > self.base.min_wait_ns
+    }
+
     /// What holds at present.
     #[must_use]
     pub fn setting(&self) -> Setting {
