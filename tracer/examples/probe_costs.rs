@@ -101,22 +101,19 @@ struct Subject {
     counts: u32,
 }
 
-const SUBJECTS: [Subject; 3] = [
-    Subject {
-        key: "ring",
-        program: "bench_ring",
-        counts: bench::RING,
-    },
-    Subject {
-        key: "stackid",
-        program: "bench_stackid",
-        counts: bench::STACKID,
-    },
-    Subject {
-        key: "stack",
-        program: "bench_stack",
-        counts: bench::STACK,
-    },
+const fn subject(key: &'static str, program: &'static str, counts: u32) -> Subject {
+    Subject { key, program, counts }
+}
+
+const SUBJECTS: [Subject; 8] = [
+    subject("ring", "bench_ring", bench::RING),
+    subject("stackid", "bench_stackid", bench::STACKID),
+    subject("stack", "bench_stack", bench::STACK),
+    subject("clock", "bench_clock", bench::CLOCK),
+    subject("regs", "bench_regs", bench::REGS),
+    subject("storage", "bench_storage", bench::STORAGE),
+    subject("hash", "bench_hash", bench::HASH),
+    subject("read", "bench_read", bench::READ),
 ];
 
 const EMPTY: (&str, &str) = ("bench_empty", "sched_switch");

@@ -41,6 +41,11 @@ const ROWS: &[(&str, &str)] = &[
     ("wait", "our whole wait: switch-out, waking, switch-in"),
     ("wait_switch", "… of it `sched_switch`"),
     ("wait_waking", "… of it `sched_waking`"),
+    ("clock", "part: `bpf_ktime_get_ns`"),
+    ("regs", "part: `bpf_task_pt_regs`"),
+    ("storage", "part: `bpf_task_storage_get` that finds nothing"),
+    ("hash", "part: hash look-up of a 4-byte key"),
+    ("read", "part: `bpf_probe_read_user` of 1,200 bytes"),
     (
         "bystander",
         "our `sched_switch` between non-targets, over the empty one",

@@ -1,9 +1,11 @@
 //! What the same work costs by other means, at the same place: peers of the probes for `cargo xtask bench-probes`. With the
 //! feature `bench` only, so never in the committed object.
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     bindings::{BPF_F_USER_STACK, task_struct},
-    helpers::bpf_get_current_pid_tgid,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated::bpf_probe_read_user},
     macros::{btf_tracepoint, map},
     maps::{PerCpuArray, StackTrace},
     programs::{BtfTracePointContext, tracing::StackIdContext as _},
@@ -11,9 +13,9 @@ use aya_ebpf::{
 use tracer_ebpf::bench;
 
 use super::{
-    maps::{EVENTS, is_target},
+    maps::{EVENTS, is_target, space, task_state},
     stack::{Place, stack},
-    task::user_regs,
+    task::{reg, user_regs},
 };
 
 /// How often each peer did its work, by [`bench`]. Written by the peers, read by user space. Cannot be full.
@@ -102,6 +104,79 @@ pub fn bench_stack(ctx: BtfTracePointContext) -> i32 {
         let regs = unsafe { user_regs(prev) };
         stack(regs, Place::SwitchOut, tgid, tid, 0);
         did(bench::STACK);
+    }
+    0
+}
+
+/// Parts of what the probes do, each once: the time.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn bench_clock(ctx: BtfTracePointContext) -> i32 {
+    if sleeper(&ctx).is_some() {
+        // SAFETY: a helper without preconditions.
+        black_box(unsafe { bpf_ktime_get_ns() });
+        did(bench::CLOCK);
+    }
+    0
+}
+
+/// The registers at kernel entry.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn bench_regs(ctx: BtfTracePointContext) -> i32 {
+    let prev: *mut task_struct = ctx.arg(1);
+    if sleeper(&ctx).is_some() {
+        // SAFETY: the tracepoint's argument.
+        black_box(unsafe { reg!(user_regs(prev), rip) });
+        did(bench::REGS);
+    }
+    0
+}
+
+/// The thread's storage, which is not there.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn bench_storage(ctx: BtfTracePointContext) -> i32 {
+    let prev: *mut task_struct = ctx.arg(1);
+    if sleeper(&ctx).is_some() {
+        // SAFETY: the tracepoint's argument.
+        let state = unsafe { task_state(prev) };
+        if state.is_null() {
+            did(bench::STORAGE);
+        }
+    }
+    0
+}
+
+/// A look-up in a hash.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn bench_hash(ctx: BtfTracePointContext) -> i32 {
+    if let Some((tgid, _)) = sleeper(&ctx) {
+        black_box(space(tgid));
+        did(bench::HASH);
+    }
+    0
+}
+
+/// Bytes of 15 frames of `frames15`.
+const READ: usize = 1200;
+
+/// Where `bench_read` puts them.
+#[map]
+static BENCH_SCRATCH: PerCpuArray<[u8; READ]> = PerCpuArray::with_max_entries(1, 0);
+
+/// One read of user memory.
+#[btf_tracepoint(function = "sched_switch")]
+pub fn bench_read(ctx: BtfTracePointContext) -> i32 {
+    let prev: *mut task_struct = ctx.arg(1);
+    if sleeper(&ctx).is_some()
+        && let Some(to) = BENCH_SCRATCH.get_ptr_mut(0)
+    {
+        // SAFETY: the tracepoint's argument; the destination is as large.
+        let result = unsafe {
+            let sp = reg!(user_regs(prev), rsp);
+            bpf_probe_read_user(to.cast(), READ as u32, sp as *const _)
+        };
+        if result == 0 {
+            did(bench::READ);
+        }
     }
     0
 }
