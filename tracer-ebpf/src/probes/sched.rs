@@ -40,13 +40,17 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let prev_state: u32 = ctx.arg(3);
     // SAFETY: both are the tracepoint's own arguments; the states are the kernel's storage, checked for null.
     unsafe {
-        let out = task_state(prev);
-        if !out.is_null() {
-            switch_out(&ctx, &mut *out, prev, preempt & 1 != 0, prev_state);
+        let (out, into) = (task_state(prev), task_state(next));
+        if out.is_null() && into.is_null() {
+            return 0;
         }
-        let into = task_state(next);
+        // One leaves and the other comes at one moment; what we do between is no delay of the latter.
+        let now = bpf_ktime_get_ns();
+        if !out.is_null() {
+            switch_out(&ctx, &mut *out, prev, preempt & 1 != 0, prev_state, now);
+        }
         if !into.is_null() {
-            switch_in(&mut *into);
+            switch_in(&mut *into, now);
         }
     }
     0
@@ -59,13 +63,12 @@ unsafe fn switch_out(
     prev: *mut task_struct,
     preempt: bool,
     prev_state: u32,
+    now: u64,
 ) {
     if state.dead != 0 {
         return;
     }
     let armed = control().armed != 0;
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     if armed && state.in_ns != 0 {
         state.running_total_ns += now - state.in_ns;
     }
@@ -123,7 +126,7 @@ unsafe fn switch_out(
 }
 
 #[inline(always)]
-fn switch_in(state: &mut TaskState) {
+fn switch_in(state: &mut TaskState, now: u64) {
     if state.dead != 0 {
         return;
     }
@@ -139,8 +142,6 @@ fn switch_in(state: &mut TaskState) {
             state.out_ns
         };
     }
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     let before = state.phase;
     state.in_ns = now;
     state.phase = phase::RUNNING;

@@ -332,6 +332,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .override_global("ONE_TARGET", &one_target, true)
         .override_global("OFF_TASK_PID", &offsets.task_pid, true)
         .override_global("OFF_TASK_TGID", &offsets.task_tgid, true)
+        .override_global("OFF_TASK_STORAGE", &offsets.task_storage, true)
         .override_global("OFF_TASK_PENDING", &offsets.task_pending, true)
         .override_global("OFF_TASK_BLOCKED", &offsets.task_blocked, true)
         .override_global("OFF_TASK_SIGNAL", &offsets.task_signal, true)
