@@ -34,7 +34,7 @@ pub const RUNS: usize = 8;
 /// Inputs of one memo, made up to a multiple of [`AT_ONCE`] by repeating the last.
 pub const INPUTS: usize = 256;
 /// Inputs compared at one go.
-pub const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 16;
 /// Memos that share a key.
 pub const WAYS: usize = 8;
 /// Keys.

@@ -5,7 +5,7 @@ use core::ptr;
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, bpf_map_type, task_struct},
-    helpers::generated::bpf_task_storage_get,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_task_storage_get},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf, StackTrace},
 };
@@ -26,6 +26,11 @@ pub(super) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(cou
 /// space, at exec and, when children are followed, at fork; read by all probes. Full: that child is not traced, counted.
 #[map]
 pub(super) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Numbers that change after what is in [`TARGETS`] has: the first is written by user space, the second by the probes, which
+/// read both. Cannot be full.
+#[map]
+static EPOCHS: Array<u64> = Array::with_max_entries(2, 0);
 
 /// One [`Control`]. Written by user space at any time, read by the probes. Cannot be full.
 #[map]
@@ -151,6 +156,31 @@ pub(super) fn is_target(tgid: u32) -> bool {
 pub(super) fn space(tgid: u32) -> u32 {
     // SAFETY: copied out at once.
     unsafe { TARGETS.get(tgid) }.copied().unwrap_or(0)
+}
+
+/// What the layouts in [`TARGETS`] were read at: another pair after each change.
+#[inline(always)]
+pub(super) fn epoch() -> [u64; 2] {
+    [0, 1].map(|who| {
+        EPOCHS.get_ptr(who).map_or(0, |epoch| {
+            // SAFETY: a word of a map, aligned.
+            unsafe { epoch.read_volatile() }
+        })
+    })
+}
+
+/// Sets the layout of a process's address space, and says that it changed; `false` when there is no room.
+#[inline(always)]
+pub(super) fn set_space(tgid: u32, space: u32) -> bool {
+    let done = TARGETS.insert(tgid, space, 0).is_ok();
+    if let Some(epoch) = EPOCHS.get_ptr_mut(1) {
+        // Never the same twice, whoever else writes at this moment: BPF here has no atomic addition.
+        // SAFETY: a word of a map, aligned; helpers without preconditions.
+        unsafe {
+            epoch.write_volatile(bpf_ktime_get_ns() << 8 | u64::from(bpf_get_smp_processor_id() & 0xff));
+        }
+    }
+    done
 }
 
 /// What user space wants now.

@@ -15,7 +15,7 @@ use tracer_ebpf::{
 
 use super::{
     emit::{header, in_place, plain},
-    maps::{KSTACKS, TARGETS, control, count, has, is_target, make_task_state, space, task_state},
+    maps::{KSTACKS, control, count, has, is_target, make_task_state, set_space, space, task_state},
     stack::{Place, stack},
     task::{self, Call, TaskState, call, complete, ids, signal_pending, user_regs},
 };
@@ -339,7 +339,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (child_tid, child_tgid) = ids(child);
-    if child_tgid != tgid && has(feature::FOLLOW) && TARGETS.insert(child_tgid, space(tgid), 0).is_err() {
+    if child_tgid != tgid && has(feature::FOLLOW) && !set_space(child_tgid, space(tgid)) {
         count(counter::MAP_FULL);
         warn!(&ctx, "process {} is not followed: too many targets", child_tgid);
     }
@@ -389,7 +389,7 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         }
         (*state).tid = tid;
         // Memos of the program before must match nothing of this one.
-        if TARGETS.insert(tgid, 0, 0).is_err() {
+        if !set_space(tgid, 0) {
             count(counter::MAP_FULL);
         }
         let now = bpf_ktime_get_ns();
