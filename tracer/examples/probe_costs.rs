@@ -174,7 +174,7 @@ impl Peers {
         self.targets.insert(target, targets.get(&target, 0)?, 0)?;
         let memos: HashMap<_, [u8; 16], Ways> =
             HashMap::try_from(Map::HashMap(map_of(session.child.0.id(), "MEMOS")?))?;
-        for memo in memos.iter() {
+        for memo in &memos {
             let (key, ways) = memo?;
             self.memos.insert(key, ways, 0)?;
         }
