@@ -17,6 +17,7 @@
     reason = "a call inside a probe costs the verifier more than the copy of a few instructions"
 )]
 
+pub mod bench;
 pub mod births;
 pub mod delay;
 pub mod memo;

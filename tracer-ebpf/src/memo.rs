@@ -34,7 +34,7 @@ pub const RUNS: usize = 8;
 /// Inputs of one memo, made up to a multiple of [`AT_ONCE`] by repeating the last.
 pub const INPUTS: usize = 256;
 /// Inputs compared at one go.
-pub const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 16;
 /// Memos that share a key.
 pub const WAYS: usize = 8;
 /// Keys.
@@ -187,17 +187,16 @@ mod tests {
             stack(0x1000, 3),
         ];
         let bytes = encode(&inputs, &mut words).unwrap();
-        assert_eq!(words[1], 8 | 2 << 16);
+        assert_eq!(words[1], 16 | 2 << 16);
         assert_eq!(words[2], 8 | 0x100 << 32);
         assert_eq!(words[3], 0x1000 | 8 << 32);
         let metas: [u64; 4] = core::array::from_fn(|i| words[4] >> (16 * i) & 0xffff);
         assert_eq!(metas, [6 | u64::from(RELATIVE), 16, 16 + 31, 16 + 32]);
-        assert_eq!(
-            words[5],
-            words[4] >> 48 | words[4] >> 48 << 16 | words[4] >> 48 << 32 | words[4] >> 48 << 48
-        );
-        assert_eq!(words[6..14], [0x40, 1, 2, 3, 3, 3, 3, 3]);
-        assert_eq!(bytes, 14 * 8);
+        let last = words[4] >> 48;
+        assert_eq!(words[5..8], [last | last << 16 | last << 32 | last << 48; 3]);
+        assert_eq!(words[8..12], [0x40, 1, 2, 3]);
+        assert_eq!(words[12..24], [3; 12]);
+        assert_eq!(bytes, 24 * 8);
     }
 
     #[test]

@@ -140,8 +140,8 @@ impl Bench {
             seconds: args.seconds.to_string(),
             ctrace: shell::target_dir().join("release/ctrace"),
             json: folder.join("report.json"),
-            contend: compiled("contend", &folder)?,
-            syscall_loop: compiled("syscall_loop", &folder)?,
+            contend: compiled("contend", &folder, &[])?,
+            syscall_loop: compiled("syscall_loop", &folder, &[])?,
         })
     }
 
@@ -185,8 +185,8 @@ impl Bench {
     }
 }
 
-/// Compiles a C workload as the tests do.
-fn compiled(name: &str, folder: &Path) -> Result<PathBuf> {
+/// Compiles a C workload as the tests do, and with more flags.
+pub(crate) fn compiled(name: &str, folder: &Path, flags: &[&str]) -> Result<PathBuf> {
     let source = shell::root().join(format!("tests/workloads/{name}.c"));
     let program = folder.join(name);
     shell::run(
@@ -199,8 +199,9 @@ fn compiled(name: &str, folder: &Path) -> Result<PathBuf> {
                 "-Wextra",
                 "-fno-optimize-sibling-calls",
                 "-std=gnu11",
-                "-o",
             ])
+            .args(flags)
+            .arg("-o")
             .args([&program, &source]),
     )?;
     Ok(program)
@@ -381,7 +382,7 @@ fn get(window: &Window, key: &str) -> f64 {
 }
 
 /// `median [min–max]`.
-fn spread(mut values: Vec<f64>, digits: usize) -> String {
+pub(crate) fn spread(mut values: Vec<f64>, digits: usize) -> String {
     values.retain(|value| value.is_finite());
     values.sort_by(f64::total_cmp);
     let (Some(min), Some(max)) = (values.first(), values.last()) else {
@@ -392,7 +393,7 @@ fn spread(mut values: Vec<f64>, digits: usize) -> String {
 }
 
 /// Of sorted values, at least one.
-fn median(sorted: &[f64]) -> f64 {
+pub(crate) fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 {
         sorted[middle]

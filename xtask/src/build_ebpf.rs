@@ -9,7 +9,7 @@
 //! The bytes depend on the sources, the locked crates, the flags and the toolchain, all of which the manifest
 //! records, and on nothing of the machine: folders are mapped away.
 
-use std::{env, fmt::Write as _, fs};
+use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
 
-    let object = compile(&toolchain)?;
+    let object = fs::read(compile(&toolchain, false)?)?;
     if args.check {
         let committed = fs::read(&object_path).with_context(|| format!("{}", object_path.display()))?;
         ensure!(
@@ -93,32 +93,57 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     lint(&toolchain)
 }
 
-/// Compiles, links and strips; the object's bytes.
-fn compile(toolchain: &Toolchain) -> Result<Vec<u8>> {
+/// The probes with the peers that `bench-probes` compares them with, built into the target folder.
+pub(crate) fn with_peers() -> Result<PathBuf> {
+    let recorded = fs::read_to_string(manifest::manifest_path(shell::root(), env::consts::ARCH))
+        .ok()
+        .and_then(|text| Manifest::parse(&text));
+    compile(
+        &Toolchain::find(recorded.as_ref().map_or(&[], |recorded| &recorded.toolchain))?,
+        true,
+    )
+}
+
+/// The feature of `tracer-ebpf` that adds the peers.
+const PEERS: [&str; 2] = ["--features", "bench"];
+
+/// Compiles, links and strips; where the object is.
+fn compile(toolchain: &Toolchain, peers: bool) -> Result<PathBuf> {
     // The folder of the registry's sources must exist before it can be mapped away.
     shell::run(shell::cargo().args(["fetch", "--locked"]))?;
     let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
     flags.extend(toolchain.remap());
-    shell::run(&mut toolchain.cargo("build", &flags)?).context("compiling the probes")?;
+    let mut build = toolchain.cargo("build", &flags)?;
+    build.args(PEERS.iter().filter(|_| peers));
+    shell::run(&mut build).context("compiling the probes")?;
 
     let folder = shell::target_dir().join("ebpf/bpfel-unknown-none/release");
-    let stripped = folder.join("ctrace-ebpf.stripped");
+    let stripped = folder.join(if peers {
+        "ctrace-ebpf.peers"
+    } else {
+        "ctrace-ebpf.stripped"
+    });
     toolchain.strip(&folder.join("ctrace-ebpf"), &stripped)?;
-    fs::read(&stripped).with_context(|| format!("{}", stripped.display()))
+    Ok(stripped)
 }
 
 /// What clippy on the host cannot see: the code that exists only for the BPF target. Warnings are errors.
 fn lint(toolchain: &Toolchain) -> Result<()> {
-    let mut check = toolchain.cargo("check", &["-Dwarnings".to_owned()])?;
-    if let Some(clippy) = toolchain.clippy() {
-        check.env("RUSTC_WORKSPACE_WRAPPER", clippy);
-    } else {
+    if toolchain.clippy().is_none() {
         println!(
             "no clippy for {}: the probes get the compiler's warnings only",
             toolchain.compiler.name
         );
     }
-    shell::run(&mut check).context("lints of the probes")
+    for peers in [false, true] {
+        let mut check = toolchain.cargo("check", &["-Dwarnings".to_owned()])?;
+        check.args(PEERS.iter().filter(|_| peers));
+        if let Some(clippy) = toolchain.clippy() {
+            check.env("RUSTC_WORKSPACE_WRAPPER", clippy);
+        }
+        shell::run(&mut check).context("lints of the probes")?;
+    }
+    Ok(())
 }
 
 /// The manifest as [`Manifest::parse`] reads it.

@@ -7,6 +7,7 @@
 
 mod apt;
 mod bench;
+mod bench_probes;
 mod build_ebpf;
 mod demo;
 mod go;
@@ -31,6 +32,7 @@ enum Verb {
     Test(test::Args),
     Lint(lint::Args),
     Bench(bench::Args),
+    BenchProbes(bench_probes::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => return test::main(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::BenchProbes(args) => bench_probes::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,8 @@
     reason = "the kernel's structs and records are aligned to their fields"
 )]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod emit;
 mod fds;
 mod maps;

@@ -15,7 +15,7 @@ use tracer_ebpf::{
 
 use super::{
     emit::{header, in_place, plain},
-    maps::{KSTACKS, TARGETS, control, count, has, is_target, make_task_state, space, task_state},
+    maps::{KSTACKS, control, count, has, is_target, make_task_state, set_space, space, task_state},
     stack::{Place, stack},
     task::{self, Call, TaskState, call, complete, ids, ran_ns, signal_pending, user_regs},
 };
@@ -40,14 +40,17 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let prev_state: u32 = ctx.arg(3);
     // SAFETY: both are the tracepoint's own arguments; the states are the kernel's storage, checked for null.
     unsafe {
-        let out = task_state(prev);
-        if !out.is_null() {
-            switch_out(&ctx, &mut *out, prev, preempt & 1 != 0, prev_state);
+        let (out, into) = (task_state(prev), task_state(next));
+        if out.is_null() && into.is_null() {
+            return 0;
         }
-        let into = task_state(next);
+        // One leaves and the other comes at one moment; what we do between is no delay of the latter.
+        let now = bpf_ktime_get_ns();
+        if !out.is_null() {
+            switch_out(&ctx, &mut *out, prev, preempt & 1 != 0, prev_state, now);
+        }
         if !into.is_null() {
-            // SAFETY: a helper without preconditions.
-            switch_in(&mut *into, bpf_ktime_get_ns());
+            switch_in(&mut *into, now);
         }
     }
     0
@@ -60,13 +63,12 @@ unsafe fn switch_out(
     prev: *mut task_struct,
     preempt: bool,
     prev_state: u32,
+    now: u64,
 ) {
     if state.dead != 0 {
         return;
     }
     let armed = control().armed != 0;
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     if is_away(state) {
         count(counter::SWITCH_UNSEEN);
         let ran = ran_ns(prev);
@@ -75,8 +77,16 @@ unsafe fn switch_out(
         } else {
             state.out_ns
         };
-        let came = if now - since > ran { now - ran } else { since };
+        let came = if now.saturating_sub(since) > ran {
+            now - ran
+        } else {
+            since
+        };
+        // A wake-up that came early is for the sleep that begins now.
+        let early = state.early_ns;
+        state.early_ns = 0;
         switch_in(state, came);
+        state.early_ns = early;
     }
     if armed && state.in_ns != 0 {
         state.running_total_ns += now - state.in_ns;
@@ -390,7 +400,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (child_tid, child_tgid) = ids(child);
-    if child_tgid != tgid && has(feature::FOLLOW) && TARGETS.insert(child_tgid, space(tgid), 0).is_err() {
+    if child_tgid != tgid && has(feature::FOLLOW) && !set_space(child_tgid, space(tgid)) {
         count(counter::MAP_FULL);
         warn!(&ctx, "process {} is not followed: too many targets", child_tgid);
     }
@@ -440,7 +450,7 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         }
         (*state).tid = tid;
         // Memos of the program before must match nothing of this one.
-        if TARGETS.insert(tgid, 0, 0).is_err() {
+        if !set_space(tgid, 0) {
             count(counter::MAP_FULL);
         }
         let now = bpf_ktime_get_ns();

@@ -65,6 +65,8 @@ pub struct Capture {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     targets: HashMap<MapData, u32, u32>,
+    epochs: Array<MapData, u64>,
+    epoch: u64,
     classes: HashMap<MapData, Wire<StackPlace>, u32>,
     control: Array<MapData, Wire<Control>>,
     memos: HashMap<MapData, Wire<Key>, Ways>,
@@ -124,6 +126,7 @@ impl Capture {
         let ring = RingBuf::try_from(take("EVENTS")?)?;
         let counters = PerCpuArray::try_from(take("COUNTERS")?)?;
         let mut targets: HashMap<_, u32, u32> = HashMap::try_from(take("TARGETS")?)?;
+        let epochs = Array::try_from(take("EPOCHS")?)?;
         let classes = HashMap::try_from(take("STACK_CLASSES")?)?;
         let memos = HashMap::try_from(take("MEMOS")?)?;
         let pool = match take("MEMO_POOL")? {
@@ -168,6 +171,8 @@ impl Capture {
             ring,
             counters,
             targets,
+            epochs,
+            epoch: 0,
             classes,
             control,
             memos,
@@ -238,7 +243,9 @@ impl Capture {
             Order::Ways(key, ways) => self.memos.insert(Wire(key), ways, 0),
             // Only of processes that are traced: a value makes one a target.
             Order::Space { tgid, space } if self.targets.get(&tgid, 0).is_ok() => {
-                self.targets.insert(tgid, space, 0)
+                let done = self.targets.insert(tgid, space, 0);
+                self.next_epoch();
+                done
             }
             Order::Space { .. } => Ok(()),
         };
@@ -259,6 +266,16 @@ impl Capture {
         // Absent when there was no room for it.
         if let Err(error) = self.targets.remove(&tgid) {
             log::debug!("target {tgid}: {error}");
+        }
+        self.next_epoch();
+    }
+
+    /// Tells the probes that what they know of layouts may be old; after the change, or they could keep the old one.
+    fn next_epoch(&mut self) {
+        self.epoch += 1;
+        // A write to an array of that size cannot fail.
+        if let Err(error) = self.epochs.set(0, self.epoch, 0) {
+            log::warn!("epoch {}: {error}", self.epoch);
         }
     }
 
@@ -352,6 +369,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .override_global("ONE_TARGET", &one_target, true)
         .override_global("OFF_TASK_PID", &offsets.task_pid, true)
         .override_global("OFF_TASK_TGID", &offsets.task_tgid, true)
+        .override_global("OFF_TASK_STORAGE", &offsets.task_storage, true)
         .override_global("OFF_TASK_PENDING", &offsets.task_pending, true)
         .override_global("OFF_TASK_BLOCKED", &offsets.task_blocked, true)
         .override_global("OFF_TASK_SIGNAL", &offsets.task_signal, true)

@@ -11,6 +11,8 @@ pub struct Offsets {
     pub task_pid: u32,
     /// `task_struct.tgid`.
     pub task_tgid: u32,
+    /// `task_struct.bpf_storage`.
+    pub task_storage: u32,
     /// The set in `task_struct.pending`.
     pub task_pending: u32,
     /// `task_struct.blocked`.
@@ -61,6 +63,7 @@ impl Offsets {
         Ok(Self {
             task_pid: task("pid")?,
             task_tgid: task("tgid")?,
+            task_storage: optional("task_struct", "bpf_storage"),
             task_pending: task("pending")? + set,
             task_blocked: task("blocked")?,
             task_signal: task("signal")?,
