@@ -248,7 +248,8 @@ wire! {
         pub weight: u32,
         /// Sum of the short sleeps' lengths.
         pub short_ns: u64,
-        /// Sum of the lengths of this thread's sleeps that were not chosen, since attach; the short ones are not in it.
+        /// Sum of the lengths of this thread's sleeps that were not chosen, as far as they lie in the windows in which they ended; the
+        /// short ones are not in it.
         pub skipped_ns: u64,
     }
 }
@@ -473,7 +474,7 @@ pub mod phase {
 
 wire! {
     /// The map `CONTROL`: what user space may change while the probes run.
-    pub struct Control [32] {
+    pub struct Control [40] {
         /// 0 while user space does not read the ring yet: nothing is sent.
         pub armed: u64,
         /// Sleeps shorter than this, in ns, get no record.
@@ -482,6 +483,8 @@ wire! {
         pub shadow_mask: u64,
         /// Of the sleeps one in this plus one, chosen at random when it begins, gets a record; a power of two minus one.
         pub sample_mask: u64,
+        /// When the present window began: of sleeps without a record only what lies after it is added up.
+        pub window_ns: u64,
     }
 }
 

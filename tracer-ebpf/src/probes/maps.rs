@@ -203,6 +203,7 @@ pub(super) fn control() -> Control {
         min_wait_ns: 0,
         shadow_mask: u64::MAX,
         sample_mask: 0,
+        window_ns: 0,
     })
 }
 

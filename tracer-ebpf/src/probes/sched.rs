@@ -101,10 +101,8 @@ unsafe fn switch_out(
         return;
     }
     state.seq += 1;
-    // What began before anybody listened is told as what began before attach.
-    state.phase = if armed { phase::SLEEPING } else { phase::BEFORE };
     state.state = prev_state;
-    if state.early_ns != 0 && now - state.early_ns < EARLY_NS {
+    if state.early_ns != 0 && state.early_ns + EARLY_NS > now {
         state.wake_ns = now;
     } else {
         state.wake_ns = 0;
@@ -129,6 +127,11 @@ unsafe fn switch_out(
     state.nr = current.nr;
     state.args = current.args;
     state.weight = if armed { chosen() } else { 1 };
+    // Last, as a waker on another CPU goes by it: it holds the thread's lock, not the run queue's. What began before anybody
+    // listened is told as what began before attach.
+    let asleep = if armed { phase::SLEEPING } else { phase::BEFORE };
+    // SAFETY: a word of the state.
+    unsafe { (&raw mut state.phase).write_volatile(asleep) };
     if state.weight == 0 {
         return;
     }
@@ -158,6 +161,13 @@ fn chosen() -> u32 {
     } else {
         0
     }
+}
+
+/// How much of a sleep lies in the present window; what lies before is another report's.
+#[inline(always)]
+fn inside(from: u64, to: u64) -> u64 {
+    let window = control().window_ns;
+    to.saturating_sub(if from > window { from } else { window })
 }
 
 /// Whether it has no CPU as far as we were told. At a switch-out that is a switch-in which was not announced: some kernels
@@ -210,12 +220,12 @@ fn switch_in(state: &mut TaskState, now: u64) {
                     state.short_count += 1;
                     state.short_ns += blocked;
                 } else {
-                    state.skipped_ns += blocked;
+                    state.skipped_ns += inside(state.out_ns, state.wake_ns);
                 }
                 delayed(state, now - state.wake_ns, true, now);
             }
         }
-        phase::SLEEPING if state.weight == 0 => state.skipped_ns += now - state.out_ns,
+        phase::SLEEPING if state.weight == 0 => state.skipped_ns += inside(state.out_ns, now),
         phase::SLEEPING => waited(state, now, 0),
         phase::BEFORE if state.wake_ns != 0 => waited(state, now, wait::WOKEN | wait::BEFORE),
         _ => {}

@@ -15,7 +15,8 @@ use tracer_ebpf::{
 use super::maps::{ran_offsets, signal_offsets, task_offsets};
 
 /// Value of the map `TASKS`. Written by the thread itself at switch-out, by its waker under the kernel's `pi_lock`, and
-/// at switch-in; the run queue's lock orders these.
+/// at switch-in. The run queue's lock orders the switches; a waker that comes between the beginning of a switch-out and its
+/// new `phase` tells of an early wake-up, in fields that the switch-out has dealt with before.
 #[repr(C)]
 pub(super) struct TaskState {
     pub(super) seq: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_ebpf::{
     delay,
     wire::{Delays, Exit, TaskSnapshot, Wait, wait},
@@ -130,9 +130,21 @@ pub struct Threads {
     /// Threads that ended, folded together so that thread storms stay bounded.
     ended: FxHashMap<u32, Thread>,
     folded: u64,
+    /// Threads that ended since [`Threads::note_ends`].
+    ends: Option<FxHashSet<u32>>,
 }
 
 impl Threads {
+    /// From now until the next snapshots were taken in, remembers who ends: a snapshot taken before that is old then.
+    pub fn note_ends(&mut self) {
+        self.ends = Some(FxHashSet::default());
+    }
+
+    /// All snapshots were taken in.
+    pub fn forget_ends(&mut self) {
+        self.ends = None;
+    }
+
     /// A thread's sleep is over, and its stay in the run queue.
     pub fn on_wait(&mut self, record: &Wait) {
         let Some(thread) = self.thread(record.header.tgid, record.header.tid) else {
@@ -157,6 +169,13 @@ impl Threads {
 
     /// What the probes have not sent of a thread.
     pub fn on_snapshot(&mut self, snapshot: &TaskSnapshot) {
+        if self
+            .ends
+            .as_ref()
+            .is_some_and(|ends| ends.contains(&snapshot.tid))
+        {
+            return;
+        }
         let Some(thread) = self.thread(snapshot.tgid, snapshot.tid) else {
             return;
         };
@@ -179,6 +198,9 @@ impl Threads {
 
     /// A thread ended: its row joins those of its process's ended threads.
     pub fn on_exit(&mut self, record: &Exit) {
+        if let Some(ends) = &mut self.ends {
+            ends.insert(record.header.tid);
+        }
         let mut thread = self.live.remove(&record.header.tid).unwrap_or_default();
         thread.tgid = record.header.tgid;
         thread.running_total_ns = record.running_total_ns;

@@ -267,12 +267,11 @@ fn contended(
         title: format!(
             "{}: {}{} waits {took}",
             cut(&name, SUBJECT),
-            if sampled {
-                "about "
-            } else if short_left_out {
-                "at least "
-            } else {
-                ""
+            match (sampled, short_left_out) {
+                (true, true) => "at least about ",
+                (true, false) => "about ",
+                (false, true) => "at least ",
+                (false, false) => "",
             },
             count(lock.waits)
         ),

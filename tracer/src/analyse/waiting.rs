@@ -53,7 +53,7 @@ pub fn sleepers(
     names: &mut Names<'_>,
     again: impl FnOnce() -> Vec<TaskSnapshot>,
 ) -> Vec<Sleeper> {
-    let mut found: Vec<(Sleeper, Regs)> = Vec::new();
+    let mut found: Vec<(Sleeper, (u64, Regs))> = Vec::new();
     for snapshot in snapshots.iter().take(ROWS_MAX) {
         let Ok(stat) = Stat::of_thread(snapshot.tgid, snapshot.tid) else {
             continue;
@@ -102,14 +102,15 @@ pub fn sleepers(
                 stack,
                 since_ns,
             },
-            snapshot.regs,
+            (snapshot.seq, snapshot.regs),
         ));
     }
-    let again: FxHashMap<u32, Regs> = again()
+    // A thread that sleeps in a loop has the same registers in its next sleep.
+    let again: FxHashMap<u32, (u64, Regs)> = again()
         .iter()
-        .map(|snapshot| (snapshot.tid, snapshot.regs))
+        .map(|snapshot| (snapshot.tid, (snapshot.seq, snapshot.regs)))
         .collect();
-    found.retain(|(sleeper, regs)| again.get(&sleeper.tid) == Some(regs));
+    found.retain(|(sleeper, there)| again.get(&sleeper.tid) == Some(there));
     found.into_iter().map(|(sleeper, _)| sleeper).collect()
 }
 

@@ -301,6 +301,11 @@ impl Capture {
         Some(fresh.run_ns as f64 / fresh.sampled_ns.max(1) as f64)
     }
 
+    /// In a forked process: closes its part in the kernel's statistics, which is the parent's business.
+    pub fn let_go_of_stats(&mut self) {
+        self.sampler.let_go();
+    }
+
     /// Whether the kernel tells what the probes cost.
     #[must_use]
     pub const fn tells_cost(&self) -> bool {

@@ -171,6 +171,11 @@ impl Sampler {
         self.fresh.take()
     }
 
+    /// Closes what holds the statistics on, without reading them.
+    pub fn let_go(&mut self) {
+        self.on = None;
+    }
+
     /// Whether the privileges do not reach.
     #[must_use]
     pub const fn is_refused(&self) -> bool {

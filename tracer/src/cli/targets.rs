@@ -22,8 +22,8 @@ pub struct Held {
     pub pid: u32,
     /// Start in clock ticks since boot.
     pub start_ticks: u64,
-    /// Becomes readable when it has ended, its last thread included.
-    pidfd: OwnedFd,
+    /// Becomes readable when it has ended, its last thread included; none once that is known.
+    pidfd: Option<OwnedFd>,
 }
 
 impl Held {
@@ -98,15 +98,21 @@ impl Held {
         Ok(Self {
             pid,
             start_ticks: stat.start_ticks,
-            pidfd,
+            pidfd: Some(pidfd),
         })
+    }
+
+    /// Lets go of a process that has ended.
+    pub fn release(&mut self) {
+        self.pidfd = None;
     }
 
     /// It has ended.
     #[must_use]
     pub fn has_exited(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else { return true };
         let mut poll = libc::pollfd {
-            fd: self.pidfd.as_raw_fd(),
+            fd: pidfd.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };

@@ -235,13 +235,15 @@ document! {
     pub struct Budget {
         /// What was asked for, in percent of one CPU; null when a fixed part was asked for.
         pub percent: Option<f64>,
-        /// What was measured under the last setting, report not included; null before the first measurement.
+        /// What was measured under the last setting, report not included; null before the first measurement, and where the kernel
+        /// does not say what the probes cost.
         pub cpu_percent: Option<f64>,
         /// Whether that is within the budget. Descriptors are never sampled: they alone may cost more.
         pub held: Option<bool>,
         /// Sleeps shorter than this were left out at least for a part of the window; the time in them counts as `other`.
         pub min_wait_ns: u64,
-        /// At most one sleep in so many was recorded; counts and totals of waits are estimates when it is more than 1, unbiased.
+        /// At most one sleep in so many was recorded; when it is more than 1, counts and totals of waits are estimates, unbiased
+        /// for the waits that were long enough.
         pub one_in: u32,
     }
 

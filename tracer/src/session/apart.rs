@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     os::fd::{AsRawFd as _, FromRawFd as _},
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Memory that the process may take beside what it shares with us, and CPU time; then it ends.
@@ -14,6 +14,8 @@ const MEMORY_MAX: u64 = 2 << 30;
 const CPU_SECONDS_MAX: u64 = 120;
 /// Most bytes that are taken from it: no report is larger.
 const ANSWER_MAX: u64 = 1 << 30;
+/// It may wait for a file system that does not answer; then it is killed.
+pub const PATIENCE: Duration = Duration::from_mins(3);
 /// Between two calls of what must go on meanwhile.
 const BREATH: Duration = Duration::from_millis(10);
 
@@ -68,8 +70,10 @@ impl Apart {
         })
     }
 
-    /// Waits for the end; `meanwhile` is called every few milliseconds. An error when the process did not end well.
-    pub fn finish(mut self, mut meanwhile: impl FnMut()) -> io::Result<Done> {
+    /// Waits for the end; `meanwhile` is called every few milliseconds. An error when the process did not end well, or not within
+    /// `patience`.
+    pub fn finish(mut self, patience: Duration, mut meanwhile: impl FnMut()) -> io::Result<Done> {
+        let begun = Instant::now();
         let mut bytes = Vec::new();
         let mut chunk = vec![0; 64 << 10];
         loop {
@@ -81,6 +85,12 @@ impl Apart {
             // SAFETY: poll(2) on one initialised entry.
             let ready = unsafe { libc::poll(&raw mut poll, 1, BREATH.as_millis() as libc::c_int) };
             meanwhile();
+            if begun.elapsed() > patience {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("it did not end within {} s", patience.as_secs()),
+                ));
+            }
             if ready <= 0 {
                 continue;
             }
@@ -171,7 +181,7 @@ mod tests {
     use super::*;
 
     fn run(work: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Done> {
-        Apart::start(work)?.finish(|| {})
+        Apart::start(work)?.finish(PATIENCE, || {})
     }
 
     #[test]
@@ -228,7 +238,7 @@ mod tests {
             out.write_all(b"done")
         })
         .unwrap();
-        assert_eq!(apart.finish(|| turns += 1).unwrap().bytes, b"done");
+        assert_eq!(apart.finish(PATIENCE, || turns += 1).unwrap().bytes, b"done");
         assert!(turns >= 2, "{turns}");
     }
 

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::wire::{TaskSnapshot, counter};
 
 use super::{
-    apart::Apart,
+    apart::{Apart, PATIENCE},
     snapshot::{self, Edge},
     tracing::Tracing,
 };
@@ -44,7 +44,7 @@ impl Assembly {
             Self::Done(report) => return Ok(*report),
         };
         let done = apart
-            .finish(meanwhile)
+            .finish(2 * PATIENCE, meanwhile)
             .context("the report's process did not end well")?;
         let mut report: Report =
             serde_json::from_slice(&done.bytes).context("the report's process sent no report")?;
@@ -72,11 +72,15 @@ impl Tracing {
         }
         let write = |out: &mut dyn io::Write, report: &Report| Ok(serde_json::to_writer(out, report)?);
         let apart = Apart::start(|out| {
+            // They would stay on as long as this process holds them.
+            if let Some(capture) = &mut self.capture {
+                capture.let_go_of_stats();
+            }
             let named = Apart::start(|out| {
                 let report = self.build(snapshots, after, window, losses.clone(), had.clone(), None);
                 write(out, &report)
             });
-            match named.and_then(|named| named.finish(|| {})) {
+            match named.and_then(|named| named.finish(PATIENCE, || {})) {
                 Ok(done) => out.write_all(&done.bytes),
                 Err(error) => {
                     let report = self.build(
@@ -124,6 +128,10 @@ impl Tracing {
         let unheard = self.hearing.lost();
         if unheard > 0 {
             failures.insert("mapping_unheard", unheard);
+        }
+        let stale = self.pipeline.stacks.recognition().stale;
+        if stale > 0 {
+            failures.insert("stale", stale);
         }
         let folded = self.pipeline.waits.folded()
             + self.pipeline.threads.folded()

@@ -37,12 +37,13 @@ pub struct Setting {
 impl Setting {
     /// For the probes.
     #[must_use]
-    pub fn control(self, shadow_mask: u64) -> Control {
+    pub fn control(self, shadow_mask: u64, window_ns: u64) -> Control {
         Control {
             armed: 1,
             min_wait_ns: self.min_wait_ns,
             shadow_mask,
             sample_mask: u64::from(self.one_in.max(1) - 1),
+            window_ns,
         }
     }
 }
@@ -65,6 +66,8 @@ pub struct Budget {
     before: Option<f64>,
     /// The highest level of the window.
     highest: u32,
+    /// What the probes cost is not known.
+    blind: bool,
 }
 
 impl Budget {
@@ -81,6 +84,7 @@ impl Budget {
             measured: (0.0, 0),
             before: None,
             highest: 0,
+            blind: false,
         }
     }
 
@@ -115,6 +119,12 @@ impl Budget {
             min_wait_ns: raised,
             one_in: self.base.one_in << level.saturating_sub(RAISES),
         }
+    }
+
+    /// Takes a measurement of user space alone, as the kernel does not say what the probes cost: the least that can be done.
+    pub fn measured_in_part(&mut self, cost: f64) -> Option<Setting> {
+        self.blind = true;
+        self.measured(cost)
     }
 
     /// Takes a measurement, in percent of one CPU; returns the new setting when it changes.
@@ -184,7 +194,7 @@ impl Budget {
             return None;
         }
         let highest = self.at(self.highest);
-        let cpu_percent = self.mean();
+        let cpu_percent = self.mean().filter(|_| !self.blind);
         Some(model::Budget {
             percent: self.percent,
             cpu_percent,
@@ -238,8 +248,8 @@ mod tests {
             ]
         );
         assert_eq!(settings.last(), Some(&(256_000, 1024)));
-        assert_eq!(budget.at(3).control(7).sample_mask, 0);
-        assert_eq!(budget.at(6).control(7).sample_mask, 3);
+        assert_eq!(budget.at(3).control(7, 0).sample_mask, 0);
+        assert_eq!(budget.at(6).control(7, 0).sample_mask, 3);
     }
 
     #[test]
@@ -289,6 +299,9 @@ mod tests {
         let report = budget.report().unwrap();
         assert_eq!((report.held, report.one_in), (Some(false), 1024));
         assert_eq!(report.cpu_percent, Some(2.5));
+        budget.measured_in_part(0.1);
+        let report = budget.report().unwrap();
+        assert_eq!((report.held, report.cpu_percent), (None, None));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::cli::{
     options::Options,
     targets::{Held, check_privileges},
 };
-use crate::proc::host;
+use crate::proc::{host, limits};
 
 /// The ring is looked at this often; the probes wake us earlier when it fills.
 const TICK: Duration = Duration::from_millis(10);
@@ -59,6 +59,8 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
     } else {
         Some(Child::spawn(&args.exec)?)
     };
+    // After the command was forked, which keeps the limit it was given.
+    limits::raise_nofile();
     let targets = match &child {
         Some(child) => vec![Held::hold(child.pid())?],
         None => targets,

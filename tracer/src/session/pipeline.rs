@@ -196,7 +196,8 @@ impl Pipeline {
         if reference & stack_ref::COPY == 0 {
             return StackId::NONE;
         }
-        if let Some(id) = self.copies.iter_mut().find_map(|copies| copies.remove(&value)) {
+        // Not taken out: all messages that one call received have the same.
+        if let Some(&id) = self.copies.iter().find_map(|copies| copies.get(&value)) {
             return id;
         }
         self.unmatched += 1;
@@ -224,6 +225,7 @@ impl Pipeline {
         for snapshot in snapshots {
             self.threads.on_snapshot(snapshot);
         }
+        self.threads.forget_ends();
     }
 
     /// A child begins with its parent's mappings and descriptors; its own records may be next.
@@ -317,7 +319,12 @@ impl Pipeline {
         self.unknown_records
     }
 
-    /// Children whose descriptors found no room.
+    /// A child could not be held on to.
+    pub const fn not_followed(&mut self) {
+        self.folded += 1;
+    }
+
+    /// Children whose descriptors found no room, or that were not followed.
     #[must_use]
     pub const fn folded(&self) -> u64 {
         self.folded

@@ -104,7 +104,11 @@ impl Tracing {
                 one_in: options.sample,
             },
         );
-        capture.set_control(budget.setting().control(shadow_mask(&options)))?;
+        capture.set_control(
+            budget
+                .setting()
+                .control(shadow_mask(&options), host::monotonic_ns()),
+        )?;
         // What is open is looked at when nothing more can be missed.
         for traced in &targets {
             let pid = traced.held.pid;
@@ -190,6 +194,10 @@ impl Tracing {
             Notice::Child { child } => {
                 // A child that has ended already left its records, which need no more of it.
                 let Ok(held) = Held::hold(child) else {
+                    if target::Stat::of(child).is_ok_and(|stat| stat.state != 'Z') {
+                        log::warn!("process {child} lives and cannot be followed: too many open files?");
+                        self.pipeline.not_followed();
+                    }
                     self.pipeline.stacks.process_exit(child);
                     if let Some(capture) = &mut self.capture {
                         capture.remove_target(child);
@@ -236,6 +244,7 @@ impl Tracing {
             if ended {
                 traced.exited = true;
                 traced.described.exited = true;
+                traced.held.release();
                 if let Some(table) = self.pipeline.fds.get_mut(&traced.held.pid) {
                     table.on_process_exit(now);
                 }
@@ -255,23 +264,25 @@ impl Tracing {
         let Some(capture) = self.capture.as_mut().filter(|_| self.budget.is_set()) else {
             return Ok(());
         };
-        let Some(probes) = capture
-            .take_kernel_share()
-            .or((!capture.tells_cost()).then_some(0.0))
-        else {
+        let probes = capture.take_kernel_share();
+        if probes.is_none() && capture.tells_cost() {
             return Ok(());
-        };
+        }
         let (cpu, now) = (host::own_cpu(), host::monotonic_ns());
         let (cpu_before, before) = std::mem::replace(&mut self.cost_from, (cpu, now));
         let own = cpu.saturating_sub(cpu_before).as_nanos() as f64 / now.saturating_sub(before).max(1) as f64;
-        if let Some(setting) = self.budget.measured((probes + own) * 100.0) {
+        let cost = (probes.unwrap_or(0.0) + own) * 100.0;
+        let setting = match probes {
+            Some(_) => self.budget.measured(cost),
+            None => self.budget.measured_in_part(cost),
+        };
+        if let Some(setting) = setting {
             log::info!(
-                "own cost {:.2} %: sleeps from {} ns, one in {}",
-                (probes + own) * 100.0,
+                "own cost {cost:.2} %: sleeps from {} ns, one in {}",
                 setting.min_wait_ns,
                 setting.one_in
             );
-            capture.set_control(setting.control(shadow_mask(&self.options)))?;
+            capture.set_control(setting.control(shadow_mask(&self.options), self.edge.ns))?;
         }
         Ok(())
     }
@@ -365,6 +376,7 @@ impl Tracing {
                 self.reconcile(pid);
             }
         }
+        self.pipeline.threads.note_ends();
         let snapshots = self.snapshots();
         self.drain();
         self.pipeline.on_snapshots(&snapshots);
@@ -384,6 +396,13 @@ impl Tracing {
             self.edge = after;
             self.started_at = SystemTime::now();
             self.budget.reset();
+            let control = self
+                .budget
+                .setting()
+                .control(shadow_mask(&self.options), self.edge.ns);
+            if let Some(capture) = &mut self.capture {
+                capture.set_control(control)?;
+            }
         }
         let report = assembly.finish(|| {
             if !last {

@@ -326,6 +326,10 @@ impl Stacks {
             return;
         }
         let Change { ts_ns, tgid, what } = change;
+        // Its id may be another's by now; its own mappings are kept for names.
+        if self.exited.contains(&tgid) {
+            return;
+        }
         let mapped = match what {
             What::Mapped(map) if map.exec => {
                 let slot = space::open(tgid, &map, &mut self.modules, Source::Heard);
@@ -364,7 +368,10 @@ impl Stacks {
             return;
         };
         let code = map.start..map.end;
-        if self.spaces.entry(tgid).or_default().add(map, slot) {
+        let space = self.spaces.entry(tgid).or_default();
+        let read_since = space.was_read_since(ts_ns);
+        // When the mappings were read meanwhile, the change may be in them already, and the memos know nothing of it.
+        if space.add(map, slot) || read_since {
             let interned = &self.interned;
             self.memos.mapped(tgid, ts_ns, |stack| {
                 interned

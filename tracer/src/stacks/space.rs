@@ -8,7 +8,10 @@ use rustc_hash::FxHashMap;
 
 use super::module::{Lookup, ModuleId, Modules, Source};
 use super::{jit, memory};
-use crate::proc::maps::{self, Map};
+use crate::proc::{
+    host::monotonic_ns,
+    maps::{self, Map},
+};
 
 /// Mappings are not read again sooner than this, whatever addresses turn up.
 const READ_INTERVAL: Duration = Duration::from_millis(50);
@@ -31,6 +34,8 @@ pub(super) enum Code {
     },
     /// Executable memory without a file that says anything: a JIT's.
     Anonymous,
+    /// Of a file that could not be opened: what it says is not known.
+    Unreadable,
     /// Not executable, or not mapped.
     No,
 }
@@ -40,6 +45,7 @@ pub(super) enum Code {
 pub(super) enum Slot {
     Unopened,
     Not,
+    Unreadable,
     Module(ModuleId, u64),
 }
 
@@ -58,6 +64,8 @@ pub(super) struct Space {
     slots: Vec<Slot>,
     code: FxHashMap<u64, Code>,
     read_at: Option<Instant>,
+    /// When they were last read, `CLOCK_MONOTONIC`: what is told of a time before that may be in them already.
+    read_ns: u64,
     /// The mappings are known to have changed.
     stale: bool,
     /// Where a runtime describes what it compiles; looked for when code outside files first turns up.
@@ -91,11 +99,16 @@ impl Space {
             && let Some(known) = self.maps.get(at)
             && includes(known, &map)
         {
-            if let Some(known) = self.slots.get_mut(at).filter(|s| **s == Slot::Unopened) {
+            let Some(known) = self.slots.get_mut(at) else {
+                return false;
+            };
+            // The same file with other contents: written anew in its place.
+            let other = matches!((&*known, &slot), (Slot::Module(a, _), Slot::Module(b, _)) if a != b);
+            if other || *known == Slot::Unopened {
                 *known = slot;
                 self.code.clear();
             }
-            return false;
+            return other;
         }
         self.code.clear();
         if self.maps.len() + 2 > maps::MAX_MAPS {
@@ -123,6 +136,11 @@ impl Space {
         Arc::make_mut(&mut self.maps).splice(first..end, maps);
         self.slots.splice(first..end, slots);
         true
+    }
+
+    /// Whether the mappings as they are known may hold already what was told of that time.
+    pub(super) fn was_read_since(&self, ts_ns: u64) -> bool {
+        ts_ns <= self.read_ns
     }
 
     /// Has other mappings: the next address reads them, unless they were just read.
@@ -193,6 +211,7 @@ impl Space {
                 bias,
                 lookup: modules.lookup(module, address.wrapping_sub(bias)),
             },
+            None if self.slots.get(at) == Some(&Slot::Unreadable) => Code::Unreadable,
             None => Code::Anonymous,
         }
     }
@@ -209,7 +228,7 @@ impl Space {
         if *slot == Slot::Unopened {
             *slot = open(self.through.unwrap_or(tgid), map, modules, Source::Proc).unwrap_or_else(|_| {
                 *failures.entry("file_unreadable").or_default() += 1;
-                Slot::Not
+                Slot::Unreadable
             });
         }
         if let Slot::Module(id, bias) = *slot {
@@ -232,6 +251,7 @@ impl Space {
             return false;
         };
         self.through = through;
+        self.read_ns = monotonic_ns();
         if fresh == *self.maps {
             return false;
         }
@@ -239,12 +259,12 @@ impl Space {
             .maps
             .iter()
             .zip(&self.slots)
-            .map(|(m, s)| ((m.start, m.offset, m.inode), s))
+            .map(|(m, s)| ((m.start, m.offset, m.inode, m.device), s))
             .collect();
         self.slots = fresh
             .iter()
             .map(|m| {
-                kept.get(&(m.start, m.offset, m.inode))
+                kept.get(&(m.start, m.offset, m.inode, m.device))
                     .map_or(Slot::Unopened, |&&s| s)
             })
             .collect();
@@ -422,6 +442,18 @@ mod tests {
         assert_eq!(seen(&space).len(), 3);
         space.add(map(0, 0x10000, 0, 0), Slot::Not);
         assert_eq!(seen(&space), [(0, 0x10000, 0, 0)]);
+    }
+
+    /// A library that was written anew in its place and loaded again is another one.
+    #[test]
+    fn another_file_in_the_same_inode_is_another() {
+        let mut space = Space::default();
+        let module = |number| Slot::Module(ModuleId(number), 0x1000);
+        assert!(space.add(map(0x1000, 0x9000, 0, 7), module(1)));
+        assert!(!space.add(map(0x1000, 0x9000, 0, 7), module(1)));
+        assert!(!space.add(map(0x1000, 0x9000, 0, 7), Slot::Unopened));
+        assert!(space.add(map(0x1000, 0x9000, 0, 7), module(2)));
+        assert_eq!(space.slots, [module(2)]);
     }
 
     proptest! {

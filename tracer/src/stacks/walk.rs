@@ -79,6 +79,10 @@ impl<M: Memory> Walk<'_, M> {
                     self.by_pointer(&registers, called, guessed, Some((module, bias)))
                 }
                 Code::Anonymous => self.by_pointer(&registers, called, guessed, None),
+                Code::Unreadable => {
+                    self.reader.opaque();
+                    Err(End::NoCfi)
+                }
                 Code::No => Err(End::NoCfi),
             };
             match step {
@@ -276,7 +280,7 @@ impl<M: Memory> Walk<'_, M> {
                 .modules
                 .get(module)
                 .is_some_and(|module| module.called_before(ip.wrapping_sub(bias))),
-            Code::Anonymous => true,
+            Code::Anonymous | Code::Unreadable => true,
             Code::No => false,
         }
     }
