@@ -364,3 +364,19 @@ fn kind_of(table: Option<&FdTable>, tgid: u32, fd: i32) -> Option<FdKind> {
         Some(crate::proc::fd::kind_of(&link.to_string_lossy()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One `recvmmsg` may bring descriptors in several messages, each a record, with one stack.
+    #[test]
+    fn records_may_share_a_copy() {
+        let mut pipeline = Pipeline::new(0, true, false, 0);
+        pipeline.copies[0].insert(7, StackId(3));
+        let mut stack = |token| pipeline.stack(stack_ref::COPY | token, 1, 2);
+        assert_eq!((stack(7), stack(7)), (StackId(3), StackId(3)));
+        assert_eq!(stack(8), StackId::NONE);
+        assert_eq!(pipeline.unmatched, 1);
+    }
+}
