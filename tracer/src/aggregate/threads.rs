@@ -8,11 +8,13 @@ use tracer_ebpf::{
     wire::{Delays, Exit, TaskSnapshot, Wait, wait},
 };
 
-use super::hist::Histogram;
+use super::hist::{Histogram, Room};
 use crate::report::model::Reason;
 
 /// Threads that have a row of their own; more are folded into one, counted.
 const THREADS_MAX: usize = 8192;
+/// Memory for the histograms of all live threads.
+const HISTOGRAMS_BYTES: usize = 8 << 20;
 
 /// One thread in one window.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +51,7 @@ impl Thread {
     }
 
     /// Takes the delays after those taken before.
-    fn take(&mut self, first: u64, len: u32, delays: &[u32]) {
+    fn take(&mut self, first: u64, len: u32, delays: &[u32], room: &mut Room) {
         let skip = self.delays_taken.saturating_sub(first);
         let fresh = delays
             .iter()
@@ -57,7 +59,7 @@ impl Thread {
             .skip(usize::try_from(skip).unwrap_or(usize::MAX));
         for &delay in fresh {
             let (ns, woken) = delay::decode(delay);
-            self.delays.record(ns);
+            room.record_n(&mut self.delays, ns, 1);
             if woken {
                 self.woken += 1;
             } else {
@@ -90,52 +92,67 @@ impl Thread {
 }
 
 /// All threads of the targets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Threads {
     live: FxHashMap<u32, Thread>,
+    /// For the live ones' histograms.
+    room: Room,
     /// Threads that ended, folded together so that thread storms stay bounded.
     ended: FxHashMap<u32, Thread>,
     folded: u64,
 }
 
+impl Default for Threads {
+    fn default() -> Self {
+        Self {
+            live: FxHashMap::default(),
+            room: Room::new(HISTOGRAMS_BYTES),
+            ended: FxHashMap::default(),
+            folded: 0,
+        }
+    }
+}
+
 impl Threads {
     /// A thread's sleep is over, and its stay in the run queue.
     pub fn on_wait(&mut self, record: &Wait) {
-        let Some(thread) = self.thread(record.header.tgid, record.header.tid) else {
+        let Some((thread, room)) = self.thread(record.header.tgid, record.header.tid) else {
             return;
         };
         thread.running_total_ns = record.running_total_ns;
         thread.short(record.short_ns);
         if record.flags & wait::WOKEN != 0 {
-            thread
-                .delays
-                .record(record.header.ts_ns.saturating_sub(record.wake_ns));
+            let queued_ns = record.header.ts_ns.saturating_sub(record.wake_ns);
+            room.record_n(&mut thread.delays, queued_ns, 1);
             thread.woken += 1;
         }
+        self.keep_in_room();
     }
 
     /// Delays that ended no wait of a record.
     pub fn on_delays(&mut self, record: &Delays) {
-        if let Some(thread) = self.thread(record.header.tgid, record.header.tid) {
-            thread.take(record.first, record.len, &record.delays);
+        if let Some((thread, room)) = self.thread(record.header.tgid, record.header.tid) {
+            thread.take(record.first, record.len, &record.delays, room);
         }
+        self.keep_in_room();
     }
 
     /// What the probes have not sent of a thread.
     pub fn on_snapshot(&mut self, snapshot: &TaskSnapshot) {
-        let Some(thread) = self.thread(snapshot.tgid, snapshot.tid) else {
+        let Some((thread, room)) = self.thread(snapshot.tgid, snapshot.tid) else {
             return;
         };
         thread.short(snapshot.short_ns);
         // Otherwise they are in a record by now.
         if snapshot.delays_first == snapshot.delays_first_again {
-            thread.take(snapshot.delays_first, snapshot.delays_len, &snapshot.delays);
+            thread.take(snapshot.delays_first, snapshot.delays_len, &snapshot.delays, room);
         }
+        self.keep_in_room();
     }
 
     /// A thread slept for `ns`.
     pub fn on_blocked(&mut self, tgid: u32, tid: u32, reason: Reason, ns: u64) {
-        if let Some(thread) = self.thread(tgid, tid) {
+        if let Some((thread, _)) = self.thread(tgid, tid) {
             *thread.blocked.entry(reason).or_default() += ns;
         }
     }
@@ -143,6 +160,7 @@ impl Threads {
     /// A thread ended: its row joins those of its process's ended threads.
     pub fn on_exit(&mut self, record: &Exit) {
         let mut thread = self.live.remove(&record.header.tid).unwrap_or_default();
+        self.room.leave(&thread.delays);
         thread.tgid = record.header.tgid;
         thread.running_total_ns = record.running_total_ns;
         thread.short(record.short_ns);
@@ -154,13 +172,14 @@ impl Threads {
     pub fn on_rename(&mut self, old: u32, new: u32) {
         if old != new
             && let Some(thread) = self.live.remove(&old)
+            && let Some(replaced) = self.live.insert(new, thread)
         {
-            self.live.insert(new, thread);
+            self.room.leave(&replaced.delays);
         }
     }
 
     /// The row of a thread, made when there is room.
-    fn thread(&mut self, tgid: u32, tid: u32) -> Option<&mut Thread> {
+    fn thread(&mut self, tgid: u32, tid: u32) -> Option<(&mut Thread, &mut Room)> {
         if self.live.len() >= THREADS_MAX && !self.live.contains_key(&tid) {
             self.folded += 1;
             return None;
@@ -168,7 +187,14 @@ impl Threads {
         let thread = self.live.entry(tid).or_default();
         thread.tgid = tgid;
         thread.threads = 1;
-        Some(thread)
+        Some((thread, &mut self.room))
+    }
+
+    fn keep_in_room(&mut self) {
+        while self.room.is_full() {
+            let live = self.live.values_mut();
+            self.room.shrink(live.map(|thread| &mut thread.delays));
+        }
     }
 
     /// Live threads by tid.
@@ -196,6 +222,7 @@ impl Threads {
     /// Begins a new window.
     pub fn reset(&mut self) {
         self.ended.clear();
+        self.room.clear();
         for thread in self.live.values_mut() {
             *thread = Thread {
                 tgid: thread.tgid,
@@ -224,7 +251,8 @@ mod tests {
             *slot = delay::encode(1000 + at as u64, at % 4 == 0);
         }
         // A snapshot saw the first ten, the record brings them all, and the next snapshot has none.
-        threads.thread(1, 2).unwrap().take(0, 10, &delays);
+        let (thread, room) = threads.thread(1, 2).unwrap();
+        thread.take(0, 10, &delays, room);
         threads.on_delays(&Delays {
             header: Header {
                 kind: kind::DELAYS,
@@ -243,7 +271,8 @@ mod tests {
         assert_eq!(thread.delays.count(), DELAYS as u64);
         assert_eq!((thread.woken, thread.preempted), (16, 48));
         threads.reset();
-        threads.thread(1, 2).unwrap().take(64, 1, &delays);
+        let (thread, room) = threads.thread(1, 2).unwrap();
+        thread.take(64, 1, &delays, room);
         assert_eq!(threads.get(2).unwrap().delays.count(), 1);
     }
 }

@@ -6,7 +6,10 @@ use tracer_ebpf::{
     wire::{Wait, wait},
 };
 
-use super::{hist::Histogram, reason::INTERRUPTIBLE};
+use super::{
+    hist::{Histogram, Room},
+    reason::INTERRUPTIBLE,
+};
 use crate::{
     report::model::{Outcomes, Reason},
     stacks::StackId,
@@ -16,6 +19,8 @@ use crate::{
 const ROWS_MAX: usize = 32_768;
 /// Wakers and waiting threads remembered for each row.
 const SIDES_MAX: usize = 256;
+/// Memory for the histograms of all rows: with 10,000 rows of every length there is, it leaves them two digits.
+const HISTOGRAMS_BYTES: usize = 24 << 20;
 /// A time-out is measured from the call's entry, which lies a little before the switch-out.
 const DEADLINE_SLACK_NS: u64 = 1_000_000;
 
@@ -100,9 +105,10 @@ pub struct Ended {
 }
 
 /// All sleeps of the targets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Waits {
     rows: FxHashMap<Key, Row>,
+    room: Room,
     min_wait_ns: u64,
     window_start_ns: u64,
     folded: u64,
@@ -113,8 +119,11 @@ impl Waits {
     #[must_use]
     pub fn new(min_wait_ns: u64) -> Self {
         Self {
+            rows: FxHashMap::default(),
+            room: Room::new(HISTOGRAMS_BYTES),
             min_wait_ns,
-            ..Self::default()
+            window_start_ns: 0,
+            folded: 0,
         }
     }
 
@@ -141,12 +150,12 @@ impl Waits {
             Some(Waker::HandOver | Waker::Exit)
         );
         let inside_ns = blocked_ns.min(record.wake_ns.saturating_sub(self.window_start_ns));
-        let row = self.row(record, reason, futex, stack);
+        let (row, room) = self.row(record, reason, futex, stack);
         row.inside_ns += inside_ns;
-        row.wait.record(blocked_ns);
+        room.record_n(&mut row.wait, blocked_ns, 1);
         if has_wake {
-            row.run_queue
-                .record(record.header.ts_ns.saturating_sub(record.wake_ns));
+            let queued_ns = record.header.ts_ns.saturating_sub(record.wake_ns);
+            room.record_n(&mut row.run_queue, queued_ns, 1);
         }
         if row.tids.len() < SIDES_MAX {
             row.tids.insert(tid);
@@ -167,10 +176,21 @@ impl Waits {
         } else {
             row.unknown += 1;
         }
+        while self.room.is_full() {
+            let rows = self.rows.values_mut();
+            self.room
+                .shrink(rows.flat_map(|row| [&mut row.wait, &mut row.run_queue]));
+        }
         ended
     }
 
-    fn row(&mut self, record: &Wait, reason: Reason, futex: Option<FutexWait>, stack: StackId) -> &mut Row {
+    fn row(
+        &mut self,
+        record: &Wait,
+        reason: Reason,
+        futex: Option<FutexWait>,
+        stack: StackId,
+    ) -> (&mut Row, &mut Room) {
         let mut key = Key {
             tgid: record.header.tgid,
             reason,
@@ -192,7 +212,7 @@ impl Waits {
                 ..key
             };
         }
-        self.rows.entry(key).or_default()
+        (self.rows.entry(key).or_default(), &mut self.room)
     }
 
     /// All rows.
@@ -210,6 +230,7 @@ impl Waits {
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
         self.rows.clear();
+        self.room.clear();
     }
 }
 
