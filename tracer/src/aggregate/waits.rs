@@ -1,6 +1,6 @@
 //! Sleeps: a histogram for each place and object.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use tracer_ebpf::{
     rules::{self, FutexWait, Waker},
     wire::{Wait, wait},
@@ -9,6 +9,7 @@ use tracer_ebpf::{
 use super::{
     hist::{Histogram, Room},
     reason::INTERRUPTIBLE,
+    tids::Tids,
 };
 use crate::{
     report::model::{Outcomes, Reason},
@@ -61,9 +62,9 @@ pub struct Row {
     /// (stack, process) of who ended them, and how often.
     pub wakers: FxHashMap<(StackId, u32), u64>,
     /// Threads that slept here.
-    pub tids: FxHashSet<u32>,
+    pub tids: Tids,
     /// Threads that ended sleeps here.
-    pub waker_tids: FxHashSet<u32>,
+    pub waker_tids: Tids,
 }
 
 impl Row {
@@ -90,8 +91,8 @@ impl Row {
         for (&waker, &wakes) in &other.wakers {
             *self.wakers.entry(waker).or_default() += wakes;
         }
-        self.tids.extend(&other.tids);
-        self.waker_tids.extend(&other.waker_tids);
+        self.tids.merge(&other.tids);
+        self.waker_tids.merge(&other.waker_tids);
     }
 }
 
@@ -157,18 +158,14 @@ impl Waits {
             let queued_ns = record.header.ts_ns.saturating_sub(record.wake_ns);
             room.record_n(&mut row.run_queue, queued_ns, 1);
         }
-        if row.tids.len() < SIDES_MAX {
-            row.tids.insert(tid);
-        }
+        row.tids.insert(tid, SIDES_MAX);
         if handed_over {
             row.handed_over += 1;
             let waker = (waker_stack, record.waker_tgid);
             if row.wakers.len() < SIDES_MAX || row.wakers.contains_key(&waker) {
                 *row.wakers.entry(waker).or_default() += 1;
             }
-            if row.waker_tids.len() < SIDES_MAX {
-                row.waker_tids.insert(record.waker_tid);
-            }
+            row.waker_tids.insert(record.waker_tid, SIDES_MAX);
         } else if record.flags & wait::SIGNAL != 0 {
             row.interrupted += 1;
         } else if has_wake && futex.is_some_and(|futex| timed_out(record, futex, realtime_offset_ns)) {
