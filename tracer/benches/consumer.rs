@@ -273,6 +273,12 @@ fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Time that this thread stood in its CPU's queue: the core was not ours alone.
+fn queued_ns() -> u64 {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split_whitespace().nth(1).and_then(|ns| ns.parse().ok()).unwrap_or(0)
+}
+
 /// Resident MB: in all without the ring (as reports have it), and of these anonymous.
 fn rss_mb() -> (f64, f64) {
     let status = fs::read_to_string("/proc/self/status").expect("our own status");
@@ -330,9 +336,8 @@ fn consume(args: &Args, ring: &Ring, common: &Common, child: u32) -> bool {
         recognition.memos,
         rss_mb().0
     );
-    println!("             events/s    ns each   busy     lost  most in ring  allocations    RSS MB (anonymous)");
-    let warm = RATE_BAR <= measure(args, "paced", part::PACED, &mut consumer, common).rate;
-    let paced = &warm;
+    println!("             events/s    ns each   busy  queued     lost  most in ring  allocations    RSS MB (anonymous)");
+    let paced = measure(args, "paced", part::PACED, &mut consumer, common);
     let flat = measure(args, "flat out", part::FLAT_OUT, &mut consumer, common);
     let lost = common.lost.load(Relaxed);
     let recognition = consumer.pipeline.stacks.recognition();
@@ -349,10 +354,17 @@ fn consume(args: &Args, ring: &Ring, common: &Common, child: u32) -> bool {
         recognition.dropped,
         consumer.pipeline.unmatched()
     );
+    let mut errors: Vec<f64> = waits.rows().map(|(_, row)| row.wait.error()).collect();
+    errors.sort_by(f64::total_cmp);
+    println!(
+        "buckets of the rows' histograms are {:.1} % wide in the middle, {:.1} % at most",
+        errors.get(errors.len() / 2).unwrap_or(&0.0) * 100.0,
+        errors.last().unwrap_or(&0.0) * 100.0
+    );
     let bars = [
         (
             format!("{} events/s without loss: {lost} lost", args.rate),
-            lost == 0 && *paced,
+            lost == 0 && paced.rate >= args.rate as f64 * 0.99,
         ),
         (
             format!("one core takes 1 million events/s: {:.2} million", 1e3 / flat.ns_each),
@@ -377,7 +389,7 @@ fn measure(args: &Args, name: &str, part: u64, consumer: &mut Consumer<'_>, comm
     common.part.store(part, Relaxed);
     consumer.run(WARM_UP);
     consumer.most = 0;
-    let before = (consumer.pipeline.records(), common.lost.load(Relaxed), taken(), cpu_ns());
+    let before = (consumer.pipeline.records(), common.lost.load(Relaxed), taken(), cpu_ns(), queued_ns());
     let start = Instant::now();
     consumer.run(Duration::from_secs(args.seconds));
     let wall = start.elapsed();
@@ -391,10 +403,11 @@ fn measure(args: &Args, name: &str, part: u64, consumer: &mut Consumer<'_>, comm
         rss,
     };
     println!(
-        "{name:>10} {:10.0} {:10.1} {:5.0}% {lost:8} {:11.1}% {:12.5} {rss:9.1} ({anon:.1})",
+        "{name:>10} {:10.0} {:10.1} {:5.0}% {:6.0}% {lost:8} {:11.1}% {:12.5} {rss:9.1} ({anon:.1})",
         figures.rate,
         figures.ns_each,
         cpu / wall.as_nanos() as f64 * 100.0,
+        (queued_ns() - before.4) as f64 / wall.as_nanos() as f64 * 100.0,
         consumer.most as f64 / ring::BYTES as f64 * 100.0,
         allocations / events,
     );

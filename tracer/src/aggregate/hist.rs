@@ -8,10 +8,10 @@
 const OCTAVE_BITS: u32 = 10;
 /// Buckets kept as a list.
 const LISTED_MAX: usize = 128;
-/// Counters of a histogram in three digits at most.
-const COUNTERS_MAX: usize = 56 << OCTAVE_BITS;
-/// Counters that each histogram may have whatever the room: one for each octave.
-const COUNTERS_MIN: usize = 64;
+/// Bytes of the counters of a histogram in three digits at most.
+const BYTES_MAX: usize = (56 << OCTAVE_BITS) * size_of::<u32>();
+/// Bytes that each histogram may have whatever the room: a counter for each octave.
+const BYTES_MIN: usize = 64 * size_of::<u32>();
 
 /// Times in nanoseconds, in log-linear buckets; count, sum, minimum and maximum are exact.
 #[derive(Clone, Debug, Default)]
@@ -30,12 +30,102 @@ enum Buckets {
     /// (bucket, count), by bucket.
     Listed(Vec<(u32, u32)>),
     /// The counters of whole octaves, and the bucket of the first.
-    Counted(u32, Vec<u32>),
+    Counted(u32, Counters),
 }
 
 impl Default for Buckets {
     fn default() -> Self {
         Self::Listed(Vec::new())
+    }
+}
+
+/// Counters, narrow ones as long as they hold: where memory is short, narrow ones are twice as many.
+#[derive(Clone, Debug)]
+enum Counters {
+    Narrow(Vec<u16>),
+    Wide(Vec<u32>),
+}
+
+impl Counters {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Narrow(counters) => counters.len(),
+            Self::Wide(counters) => counters.len(),
+        }
+    }
+
+    const fn width(&self) -> usize {
+        match self {
+            Self::Narrow(_) => size_of::<u16>(),
+            Self::Wide(_) => size_of::<u32>(),
+        }
+    }
+
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Narrow(counters) => counters.capacity() * size_of::<u16>(),
+            Self::Wide(counters) => counters.capacity() * size_of::<u32>(),
+        }
+    }
+
+    fn get(&self, at: usize) -> u32 {
+        match self {
+            Self::Narrow(counters) => counters.get(at).copied().map_or(0, u32::from),
+            Self::Wide(counters) => counters.get(at).copied().unwrap_or(0),
+        }
+    }
+
+    /// Adds to one that there is.
+    fn add(&mut self, at: usize, n: u32) {
+        if let Self::Narrow(counters) = self
+            && let Some(counter) = counters.get_mut(at)
+        {
+            if let Some(sum) = u16::try_from(n).ok().and_then(|n| counter.checked_add(n)) {
+                *counter = sum;
+                return;
+            }
+            *self = Self::Wide(counters.iter().copied().map(u32::from).collect());
+        }
+        if let Self::Wide(counters) = self
+            && let Some(counter) = counters.get_mut(at)
+        {
+            *counter = counter.saturating_add(n);
+        }
+    }
+
+    /// So many more below and above.
+    fn grow(&mut self, below: usize, len: usize) {
+        fn grow<T: Copy + Default>(counters: &mut Vec<T>, below: usize, len: usize) {
+            counters.reserve_exact(len.saturating_sub(counters.len()));
+            counters.resize(len, T::default());
+            counters.rotate_right(below);
+        }
+        match self {
+            Self::Narrow(counters) => grow(counters, below, len),
+            Self::Wide(counters) => grow(counters, below, len),
+        }
+    }
+
+    /// Makes two one.
+    fn halve(&mut self) {
+        for at in 0..self.len() / 2 {
+            let (one, two) = (self.get(2 * at), self.get(2 * at + 1));
+            match self {
+                Self::Narrow(counters) => counters[at] = 0,
+                Self::Wide(counters) => counters[at] = 0,
+            }
+            self.add(at, one.saturating_add(two));
+        }
+        match self {
+            Self::Narrow(counters) => {
+                counters.truncate(counters.len() / 2);
+                counters.shrink_to_fit();
+            }
+            Self::Wide(counters) => {
+                counters.truncate(counters.len() / 2);
+                counters.shrink_to_fit();
+            }
+        }
     }
 }
 
@@ -60,10 +150,10 @@ impl Histogram {
 
     /// Adds a sample `n` times, in three digits.
     pub fn record_n(&mut self, ns: u64, n: u64) {
-        self.record_within(ns, n, COUNTERS_MAX);
+        self.record_within(ns, n, BYTES_MAX);
     }
 
-    /// Adds a sample `n` times; so many counters may be kept.
+    /// Adds a sample `n` times; it may take so many bytes.
     fn record_within(&mut self, ns: u64, n: u64, limit: usize) {
         if n == 0 {
             return;
@@ -79,15 +169,16 @@ impl Histogram {
     fn add(&mut self, index: u32, n: u32, limit: usize) {
         loop {
             let bucket = index >> self.coarse;
-            let missing = match &mut self.buckets {
+            match &mut self.buckets {
                 Buckets::Counted(first, counters) => {
-                    let at = bucket.checked_sub(*first);
-                    match at.and_then(|at| counters.get_mut(at as usize)) {
-                        Some(counter) => {
-                            *counter = counter.saturating_add(n);
-                            return;
+                    let at = bucket.wrapping_sub(*first) as usize;
+                    if at < counters.len() {
+                        let before = counters.width();
+                        counters.add(at, n);
+                        if counters.width() != before {
+                            self.shrink(limit);
                         }
-                        None => bucket,
+                        return;
                     }
                 }
                 Buckets::Listed(list) => match list.binary_search_by_key(&bucket, |&(bucket, _)| bucket) {
@@ -99,40 +190,37 @@ impl Histogram {
                         list.insert(at, (bucket, n));
                         return;
                     }
-                    Err(_) => bucket,
+                    Err(_) => {}
                 },
-            };
-            self.cover(missing, limit);
+            }
+            self.cover(bucket, limit);
         }
     }
 
     /// Makes counters of the list, or more counters, so that there is one for the bucket; or makes the buckets wider.
     fn cover(&mut self, bucket: u32, limit: usize) {
         let octave_bits = OCTAVE_BITS - u32::from(self.coarse);
-        let ends = match &self.buckets {
-            Buckets::Listed(list) => list.first().zip(list.last()).map(|(a, b)| (a.0, b.0)),
-            Buckets::Counted(first, counters) => Some((*first, first + counters.len() as u32 - 1)),
+        let (ends, width) = match &self.buckets {
+            Buckets::Listed(list) => (list.first().zip(list.last()).map(|(a, b)| (a.0, b.0)), size_of::<u16>()),
+            Buckets::Counted(first, counters) => (Some((*first, first + counters.len() as u32 - 1)), counters.width()),
         };
         let (low, high) = ends.map_or((bucket, bucket), |(low, high)| (low.min(bucket), high.max(bucket)));
         let first = low >> octave_bits << octave_bits;
-        let len = (((high >> octave_bits) + 1) << octave_bits) - first;
-        if len as usize > limit && octave_bits > 0 {
+        let len = ((((high >> octave_bits) + 1) << octave_bits) - first) as usize;
+        if len * width > limit && octave_bits > 0 {
             self.widen();
             return;
         }
         match &mut self.buckets {
             Buckets::Listed(list) => {
-                let mut counters = vec![0; len as usize];
+                let mut counters = Counters::Narrow(vec![0; len]);
                 for &(bucket, count) in list.iter() {
-                    counters[(bucket - first) as usize] = count;
+                    counters.add((bucket - first) as usize, count);
                 }
                 self.buckets = Buckets::Counted(first, counters);
             }
             Buckets::Counted(start, counters) => {
-                let below = (*start - first) as usize;
-                counters.reserve_exact(len as usize - counters.len());
-                counters.resize(len as usize, 0);
-                counters.rotate_right(below);
+                counters.grow((*start - first) as usize, len);
                 *start = first;
             }
         }
@@ -154,15 +242,10 @@ impl Histogram {
                     same
                 });
             }
-            // It begins at an octave, so that pairs do not straddle its ends.
+            // They begin at an octave, so that pairs do not straddle their ends.
             Buckets::Counted(first, counters) => {
                 *first >>= 1;
-                let half = counters.len() / 2;
-                for at in 0..half {
-                    counters[at] = counters[2 * at].saturating_add(counters[2 * at + 1]);
-                }
-                counters.truncate(half);
-                counters.shrink_to_fit();
+                counters.halve();
             }
         }
     }
@@ -172,7 +255,7 @@ impl Histogram {
         loop {
             let fits = match &self.buckets {
                 Buckets::Listed(list) => list.len() <= listed_max(limit),
-                Buckets::Counted(_, counters) => counters.len() <= limit,
+                Buckets::Counted(_, counters) => counters.len() * counters.width() <= limit,
             };
             if fits || u32::from(self.coarse) >= OCTAVE_BITS {
                 break;
@@ -188,7 +271,7 @@ impl Histogram {
     fn bytes(&self) -> usize {
         match &self.buckets {
             Buckets::Listed(list) => list.capacity() * size_of::<(u32, u32)>(),
-            Buckets::Counted(_, counters) => counters.capacity() * size_of::<u32>(),
+            Buckets::Counted(_, counters) => counters.bytes(),
         }
     }
 
@@ -200,7 +283,9 @@ impl Histogram {
         while self.coarse < other.coarse {
             self.widen();
         }
-        other.each(|bucket, count| self.add(bucket << other.coarse, count, COUNTERS_MAX));
+        for (bucket, count) in other.counts() {
+            self.add(bucket << other.coarse, count, BYTES_MAX);
+        }
         self.min = if self.count == 0 {
             other.min
         } else {
@@ -243,27 +328,22 @@ impl Histogram {
 
     /// Upper bound (inclusive) and count of each bucket in use, in order.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let (listed, first, counters) = self.parts();
-        let coarse = self.coarse;
+        self.counts()
+            .map(|(bucket, count)| (upper(((bucket + 1) << self.coarse) - 1), u64::from(count)))
+    }
+
+    /// The buckets in use, as they are kept.
+    fn counts(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let (listed, counted) = match &self.buckets {
+            Buckets::Listed(list) => (&list[..], None),
+            Buckets::Counted(first, counters) => (&[][..], Some((*first, counters))),
+        };
+        let counted = counted.into_iter().flat_map(|(first, counters)| {
+            (0..counters.len()).map(move |at| (first + at as u32, counters.get(at)))
+        });
         (listed.iter().copied())
-            .chain((first..).zip(counters.iter().copied()))
+            .chain(counted)
             .filter(|&(_, count)| count > 0)
-            .map(move |(bucket, count)| (upper(((bucket + 1) << coarse) - 1), u64::from(count)))
-    }
-
-    fn each(&self, mut each: impl FnMut(u32, u32)) {
-        let (listed, first, counters) = self.parts();
-        let listed = listed.iter().copied();
-        (listed.chain((first..).zip(counters.iter().copied())))
-            .filter(|&(_, count)| count > 0)
-            .for_each(|(bucket, count)| each(bucket, count));
-    }
-
-    fn parts(&self) -> (&[(u32, u32)], u32, &[u32]) {
-        match &self.buckets {
-            Buckets::Listed(list) => (list, 0, &[]),
-            Buckets::Counted(first, counters) => (&[], *first, counters),
-        }
     }
 }
 
@@ -277,9 +357,10 @@ impl PartialEq for Histogram {
 
 impl Eq for Histogram {}
 
-/// Entries of a list that take the memory of so many counters.
+/// Entries of a list in so many bytes.
 const fn listed_max(limit: usize) -> usize {
-    if limit / 2 < LISTED_MAX { limit / 2 } else { LISTED_MAX }
+    let max = limit / size_of::<(u32, u32)>();
+    if max < LISTED_MAX { max } else { LISTED_MAX }
 }
 
 /// The bucket of three digits.
@@ -298,7 +379,7 @@ const fn upper(index: u32) -> u64 {
 /// Memory that many histograms share.
 #[derive(Clone, Debug)]
 pub struct Room {
-    /// Counters that one may have.
+    /// Bytes that one may have.
     limit: usize,
     bytes: usize,
     bytes_max: usize,
@@ -309,7 +390,7 @@ impl Room {
     #[must_use]
     pub const fn new(bytes_max: usize) -> Self {
         Self {
-            limit: COUNTERS_MAX,
+            limit: BYTES_MAX,
             bytes: 0,
             bytes_max,
         }
@@ -325,12 +406,12 @@ impl Room {
     /// [`Room::shrink`] is to be called.
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        self.bytes > self.bytes_max && self.limit > COUNTERS_MIN
+        self.bytes > self.bytes_max && self.limit > BYTES_MIN
     }
 
-    /// Halves how many buckets one may have; called for as long as the room is full, with all that share it.
+    /// Halves how much one may have; called for as long as the room is full, with all that share it.
     pub fn shrink<'a>(&mut self, all: impl Iterator<Item = &'a mut Histogram>) {
-        self.limit = (self.limit / 2).max(COUNTERS_MIN);
+        self.limit = (self.limit / 2).max(BYTES_MIN);
         self.bytes = 0;
         for one in all {
             one.shrink(self.limit);
@@ -345,7 +426,7 @@ impl Room {
 
     /// All are gone.
     pub const fn clear(&mut self) {
-        self.limit = COUNTERS_MAX;
+        self.limit = BYTES_MAX;
         self.bytes = 0;
     }
 }
@@ -396,6 +477,21 @@ mod tests {
         (0..97).for_each(|_| many.record(1_234_567));
         one.record_n(5, 0);
         assert_eq!(one, many);
+    }
+
+    #[test]
+    fn counters_hold_what_does_not_fit_a_narrow_one() {
+        let (mut one, mut parts) = (Histogram::new(), Histogram::new());
+        for ns in spread(5).take(1000) {
+            one.record_n(ns, 65_535);
+            one.record_n(ns, 2);
+            for _ in 0..65_537 / 97 {
+                parts.record_n(ns, 97);
+            }
+            parts.record_n(ns, 65_537 % 97);
+        }
+        assert_eq!(one, parts);
+        assert_eq!(one.buckets().map(|(_, count)| count).sum::<u64>(), 65_537_000);
     }
 
     fn spread(seed: u64) -> impl Iterator<Item = u64> {
@@ -457,7 +553,7 @@ mod tests {
                 room.shrink(std::iter::once(&mut one));
             }
         }
-        assert!(one.bytes() <= COUNTERS_MIN * size_of::<u32>());
+        assert!(one.bytes() <= BYTES_MIN);
         assert_eq!(one.buckets().map(|(_, count)| count).sum::<u64>(), 10_066);
         assert_eq!((one.min(), one.max()), (0, u64::MAX));
     }

@@ -14,7 +14,7 @@ use crate::report::model::Reason;
 /// Threads that have a row of their own; more are folded into one, counted.
 const THREADS_MAX: usize = 8192;
 /// Memory for the histograms of all live threads.
-const HISTOGRAMS_BYTES: usize = 8 << 20;
+const HISTOGRAMS_BYTES: usize = 4 << 20;
 
 /// One thread in one window.
 #[derive(Clone, Debug, Default)]
