@@ -11,7 +11,6 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    clippy::expect_used,
     missing_docs,
     reason = "a bench prints what it measured, and panics when it cannot"
 )]
@@ -32,7 +31,7 @@ use tracer::{
     proc::{fd, host::monotonic_ns},
     session::{hearing::Hearing, pipeline::Pipeline},
 };
-use tracer_ebpf::wire::{Header, Regs, Stack, kind};
+use tracer_ebpf::wire::{Header, Regs, Stack, StackClass, kind};
 
 use support::{
     Recognised,
@@ -92,11 +91,11 @@ struct Args {
 
 /// What the producer does.
 mod part {
-    pub const LEARN: u64 = 0;
-    pub const LEARNT: u64 = 1;
-    pub const PACED: u64 = 2;
-    pub const FLAT_OUT: u64 = 3;
-    pub const PAUSE: u64 = 4;
+    pub(crate) const LEARN: u64 = 0;
+    pub(crate) const LEARNT: u64 = 1;
+    pub(crate) const PACED: u64 = 2;
+    pub(crate) const FLAT_OUT: u64 = 3;
+    pub(crate) const PAUSE: u64 = 4;
 }
 
 /// Pages that both processes have.
@@ -125,7 +124,11 @@ fn main() -> ExitCode {
         libc::kill(child, libc::SIGKILL);
         libc::waitpid(child, std::ptr::null_mut(), 0);
     }
-    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Stays on one CPU, if that is there.
@@ -155,8 +158,16 @@ fn produce(args: &Args, ring: &Ring, common: &Common) -> ! {
     };
     let mut copies: Vec<(Regs, Vec<u8>)> = Vec::new();
     let mut record = Vec::new();
-    own::each(args.stacks, |stack, regs, copied| {
-        support::load::stack(shape.tgid, monotonic_ns(), stack as u64, 0, regs, copied, &mut record);
+    own::each(args.stacks, StackClass::Medium, |stack, regs, copied| {
+        support::load::stack(
+            shape.tgid,
+            monotonic_ns(),
+            stack as u64,
+            0,
+            regs,
+            copied,
+            &mut record,
+        );
         while !ring.send(&record) {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -172,7 +183,10 @@ fn produce(args: &Args, ring: &Ring, common: &Common) -> ! {
         }
         let now_ns = monotonic_ns();
         let owed = match part {
-            part::PACED => (now_ns.saturating_sub(began) as u128 * u128::from(args.rate) / 1_000_000_000) as u64 - due,
+            part::PACED => {
+                (u128::from(now_ns.saturating_sub(began)) * u128::from(args.rate) / 1_000_000_000) as u64
+                    - due
+            }
             part::FLAT_OUT => 64,
             _ => 0,
         };
@@ -276,14 +290,19 @@ fn cpu_ns() -> u64 {
 /// Time that this thread stood in its CPU's queue: the core was not ours alone.
 fn queued_ns() -> u64 {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split_whitespace().nth(1).and_then(|ns| ns.parse().ok()).unwrap_or(0)
+    stat.split_whitespace()
+        .nth(1)
+        .and_then(|ns| ns.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Resident MB: in all without the ring (as reports have it), and of these anonymous.
 fn rss_mb() -> (f64, f64) {
     let status = fs::read_to_string("/proc/self/status").expect("our own status");
     let kib = |name: &str| -> f64 {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
         line.and_then(|kib| kib.parse().ok()).unwrap_or(f64::NAN)
     };
     let (anon, file) = (kib("RssAnon:"), kib("RssFile:"));
@@ -336,17 +355,20 @@ fn consume(args: &Args, ring: &Ring, common: &Common, child: u32) -> bool {
         recognition.memos,
         rss_mb().0
     );
-    println!("             events/s    ns each   busy  queued     lost  most in ring  allocations    RSS MB (anonymous)");
+    println!(
+        "             events/s    ns each   busy  queued     lost  most in ring  allocations    RSS MB (anonymous)"
+    );
     let paced = measure(args, "paced", part::PACED, &mut consumer, common);
     let flat = measure(args, "flat out", part::FLAT_OUT, &mut consumer, common);
     let lost = common.lost.load(Relaxed);
     let recognition = consumer.pipeline.stacks.recognition();
     let waits = &consumer.pipeline.waits;
     println!(
-        "{} rows ({} folded), {} stacks; {} copies unwound, {} of {} compared differ, {} stale, {} memos dropped, {} unmatched",
+        "{} rows ({} folded), {} stacks; {} events while the ring was too full for stacks; {} copies unwound, {} of {} compared differ, {} stale, {} memos dropped, {} unmatched",
         waits.rows().count(),
         waits.folded(),
         consumer.pipeline.stacks.len(),
+        common.crowded.load(Relaxed),
         recognition.unwound,
         recognition.disagreed,
         recognition.agreed + recognition.disagreed,
@@ -367,7 +389,10 @@ fn consume(args: &Args, ring: &Ring, common: &Common, child: u32) -> bool {
             lost == 0 && paced.rate >= args.rate as f64 * 0.99,
         ),
         (
-            format!("one core takes 1 million events/s: {:.2} million", 1e3 / flat.ns_each),
+            format!(
+                "one core takes 1 million events/s: {:.2} million",
+                1e3 / flat.ns_each
+            ),
             1e9 / flat.ns_each >= RATE_BAR,
         ),
         (format!("RSS under 64 MB: {:.1} MB", flat.rss), flat.rss < RSS_BAR),
@@ -389,7 +414,13 @@ fn measure(args: &Args, name: &str, part: u64, consumer: &mut Consumer<'_>, comm
     common.part.store(part, Relaxed);
     consumer.run(WARM_UP);
     consumer.most = 0;
-    let before = (consumer.pipeline.records(), common.lost.load(Relaxed), taken(), cpu_ns(), queued_ns());
+    let before = (
+        consumer.pipeline.records(),
+        common.lost.load(Relaxed),
+        taken(),
+        cpu_ns(),
+        queued_ns(),
+    );
     let start = Instant::now();
     consumer.run(Duration::from_secs(args.seconds));
     let wall = start.elapsed();

@@ -8,7 +8,7 @@ thread_local! {
 }
 
 /// The system's allocator, counted.
-pub struct Counting;
+pub(crate) struct Counting;
 
 fn count() {
     // A thread that ends has no counter any more.
@@ -42,6 +42,6 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Allocations and reallocations of this thread so far.
-pub fn taken() -> u64 {
+pub(crate) fn taken() -> u64 {
     TAKEN.with(Cell::get)
 }

@@ -7,13 +7,13 @@ use tracer_ebpf::{
     nr::futex,
     rules::Waker,
     wire::{
-        DELAYS, Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, Header, Regs, Stack, StackClass, Wait,
-        kind, stack_fault, stack_ref, wait,
+        DELAYS, Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, Header, Regs, Stack,
+        StackClass, Wait, kind, stack_fault, stack_ref, wait,
     },
 };
 
 /// A record's bytes on the wire.
-pub trait Wire: Copy {
+pub(crate) trait Wire: Copy {
     /// They are.
     fn bytes(&self) -> &[u8] {
         // SAFETY: only implemented for structs of the wire, integers without padding (asserted where they are declared).
@@ -33,7 +33,7 @@ impl Wire for Exec {}
 impl Wire for Exit {}
 
 /// The front of a record.
-pub const fn header(kind: u16, tgid: u32, tid: u32, ts_ns: u64) -> Header {
+pub(crate) const fn header(kind: u16, tgid: u32, tid: u32, ts_ns: u64) -> Header {
     Header {
         kind,
         class: 0,
@@ -45,12 +45,19 @@ pub const fn header(kind: u16, tgid: u32, tid: u32, ts_ns: u64) -> Header {
 }
 
 /// A lock's word, cache lines apart.
-pub const fn word(lock: usize) -> u64 {
+pub(crate) const fn word(lock: usize) -> u64 {
     0x5555_0000_0000 + lock as u64 * 64
 }
 
 /// A sleep on a lock that was handed over.
-pub const fn wait(tgid: u32, tid: u32, word: u64, ts_ns: u64, blocked_ns: u64, queued_ns: u64) -> Wait {
+pub(crate) const fn wait(
+    tgid: u32,
+    tid: u32,
+    word: u64,
+    ts_ns: u64,
+    blocked_ns: u64,
+    queued_ns: u64,
+) -> Wait {
     let wake_ns = ts_ns.saturating_sub(queued_ns);
     Wait {
         header: header(kind::WAIT, tgid, tid, ts_ns),
@@ -76,10 +83,19 @@ pub const fn wait(tgid: u32, tid: u32, word: u64, ts_ns: u64, blocked_ns: u64, q
 }
 
 /// A copied stack as a record; `memo` is 0 unless it was recognised.
-pub fn stack(tgid: u32, ts_ns: u64, token: u64, memo: u64, regs: &Regs, copied: &[u8], into: &mut Vec<u8>) {
+pub(crate) fn stack(
+    tgid: u32,
+    ts_ns: u64,
+    token: u64,
+    memo: u64,
+    regs: &Regs,
+    copied: &[u8],
+    into: &mut Vec<u8>,
+) {
+    let class = StackClass::holding(copied.len());
     let record = Stack {
         header: Header {
-            class: StackClass::Medium as u16,
+            class: class as u16,
             ..header(kind::STACK, tgid, tgid, ts_ns)
         },
         token,
@@ -90,15 +106,15 @@ pub fn stack(tgid: u32, ts_ns: u64, token: u64, memo: u64, regs: &Regs, copied: 
     into.extend_from_slice(record.bytes());
     into.extend_from_slice(copied);
     // A ring record needs a constant size.
-    into.resize(Stack::SIZE + StackClass::Medium.bytes(), 0);
+    into.resize(Stack::SIZE + class.bytes(), 0);
 }
 
 /// Random numbers (xorshift64*), the same on every run.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     /// The next.
-    pub const fn next(&mut self) -> u64 {
+    pub(crate) const fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -106,8 +122,8 @@ impl Random {
     }
 
     /// One of 0..`end`.
-    pub const fn below(&mut self, end: usize) -> usize {
-        ((self.next() >> 32) * end as u64 >> 32) as usize
+    pub(crate) const fn below(&mut self, end: usize) -> usize {
+        (((self.next() >> 32) * end as u64) >> 32) as usize
     }
 
     /// Log-normal, of this median and sigma 1.5: as lock waits are, 1 % of them 33 times the median.
@@ -120,25 +136,25 @@ impl Random {
 
 /// What a program is like.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// The process.
-    pub tgid: u32,
+    pub(crate) tgid: u32,
     /// Its stacks; stack n waits for lock n modulo `locks`.
-    pub stacks: usize,
+    pub(crate) stacks: usize,
     /// Its locks.
-    pub locks: usize,
+    pub(crate) locks: usize,
     /// Its threads.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Of this many recognised stacks one is copied too.
-    pub shadow: usize,
+    pub(crate) shadow: usize,
     /// Every stack waits for every lock.
-    pub crossed: bool,
+    pub(crate) crossed: bool,
     /// Descriptors are opened and closed, and run-queue delays reported, by a fifth of the records.
-    pub mixed: bool,
+    pub(crate) mixed: bool,
 }
 
 /// Makes a program's records.
-pub struct Load<'a> {
+pub(crate) struct Load<'a> {
     shape: Shape,
     /// The memo of each stack, 0 without.
     ids: &'a [AtomicU64],
@@ -159,7 +175,7 @@ const OPEN: u64 = 1000;
 
 impl<'a> Load<'a> {
     /// With the memos and the copies of its stacks.
-    pub fn new(shape: Shape, ids: &'a [AtomicU64], copies: &'a [(Regs, Vec<u8>)]) -> Self {
+    pub(crate) fn new(shape: Shape, ids: &'a [AtomicU64], copies: &'a [(Regs, Vec<u8>)]) -> Self {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let lengths = (0..8192)
             .map(|_| (random.lognormal(50_000.0), random.lognormal(5_000.0)))
@@ -180,10 +196,14 @@ impl<'a> Load<'a> {
 
     /// One event: one record, after the copies that it needs. `send` takes a record if there is room for it; copies, which are
     /// only sent to a ring that is not crowded, go the same way.
-    pub fn event(&mut self, ts_ns: u64, crowded: bool, mut send: impl FnMut(&[u8])) {
+    pub(crate) fn event(&mut self, ts_ns: u64, crowded: bool, mut send: impl FnMut(&[u8])) {
         let tid = self.shape.tgid + self.random.below(self.shape.threads) as u32;
         let tgid = self.shape.tgid;
-        match if self.shape.mixed { self.random.below(100) } else { 99 } {
+        match if self.shape.mixed {
+            self.random.below(100)
+        } else {
+            99
+        } {
             0 => {
                 let mut delays = [0; DELAYS];
                 for slot in &mut delays {
@@ -293,6 +313,6 @@ impl<'a> Load<'a> {
 }
 
 /// The stack that a copy of [`Load`] is of.
-pub const fn stack_of(token: u64) -> usize {
+pub(crate) const fn stack_of(token: u64) -> usize {
     (token & 0xffff) as usize
 }

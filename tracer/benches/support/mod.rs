@@ -3,17 +3,18 @@
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
-pub mod alloc;
-pub mod load;
-pub mod own;
-pub mod ring;
+pub(crate) mod alloc;
+pub(crate) mod load;
+pub(crate) mod own;
+pub(crate) mod ring;
+pub(crate) mod world;
 
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracer::stacks::Order;
 
 /// The kernel's side of recognition: which memo stands for which stack, 0 for none.
-pub struct Recognised<'a> {
+pub(crate) struct Recognised<'a> {
     ids: &'a [AtomicU64],
     /// Stack by the memo's place in the pool.
     owners: FxHashMap<u32, usize>,
@@ -21,7 +22,7 @@ pub struct Recognised<'a> {
 
 impl<'a> Recognised<'a> {
     /// Nothing is recognised yet.
-    pub fn new(ids: &'a [AtomicU64]) -> Self {
+    pub(crate) fn new(ids: &'a [AtomicU64]) -> Self {
         Self {
             ids,
             owners: FxHashMap::default(),
@@ -29,7 +30,7 @@ impl<'a> Recognised<'a> {
     }
 
     /// Does what the probes would be told; `stack` is the one whose copy came last.
-    pub fn obey(&mut self, orders: Vec<Order>, stack: usize) {
+    pub(crate) fn obey(&mut self, orders: Vec<Order>, stack: usize) {
         for order in orders {
             match order {
                 Order::Clear(at) => {
@@ -48,6 +49,6 @@ impl<'a> Recognised<'a> {
 }
 
 /// Room for the ids of that many stacks.
-pub fn ids(stacks: usize) -> Vec<AtomicU64> {
+pub(crate) fn ids(stacks: usize) -> Vec<AtomicU64> {
     (0..stacks).map(|_| AtomicU64::new(0)).collect()
 }

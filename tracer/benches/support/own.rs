@@ -3,12 +3,13 @@
 use std::arch::asm;
 use std::fs::File;
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt as _;
 
 use tracer_ebpf::wire::{Regs, StackClass, stack_fault};
 
 /// Different stacks that [`each`] knows.
-pub const STACKS: usize = 256 * LEAVES.len();
+pub(crate) const STACKS: usize = 256 * LEAVES.len();
 
 /// Where a call goes, and what its leaf leaves.
 struct Path {
@@ -18,6 +19,7 @@ struct Path {
     leaf: usize,
     regs: Option<Regs>,
     bytes: Vec<u8>,
+    class: StackClass,
     memory: File,
 }
 
@@ -33,15 +35,25 @@ const STEPS: [[Call; 4]; 4] = [
 ];
 
 /// Leaves: as many program counters.
-const LEAVES: [Call; 64] = [leaf::<0>, leaf::<1>, leaf::<2>, leaf::<3>, leaf::<4>, leaf::<5>, leaf::<6>, leaf::<7>, leaf::<8>, leaf::<9>, leaf::<10>, leaf::<11>, leaf::<12>, leaf::<13>, leaf::<14>, leaf::<15>, leaf::<16>, leaf::<17>, leaf::<18>, leaf::<19>, leaf::<20>, leaf::<21>, leaf::<22>, leaf::<23>, leaf::<24>, leaf::<25>, leaf::<26>, leaf::<27>, leaf::<28>, leaf::<29>, leaf::<30>, leaf::<31>, leaf::<32>, leaf::<33>, leaf::<34>, leaf::<35>, leaf::<36>, leaf::<37>, leaf::<38>, leaf::<39>, leaf::<40>, leaf::<41>, leaf::<42>, leaf::<43>, leaf::<44>, leaf::<45>, leaf::<46>, leaf::<47>, leaf::<48>, leaf::<49>, leaf::<50>, leaf::<51>, leaf::<52>, leaf::<53>, leaf::<54>, leaf::<55>, leaf::<56>, leaf::<57>, leaf::<58>, leaf::<59>, leaf::<60>, leaf::<61>, leaf::<62>, leaf::<63>];
+const LEAVES: [Call; 64] = [
+    leaf::<0>, leaf::<1>, leaf::<2>, leaf::<3>, leaf::<4>, leaf::<5>, leaf::<6>, leaf::<7>, leaf::<8>,
+    leaf::<9>, leaf::<10>, leaf::<11>, leaf::<12>, leaf::<13>, leaf::<14>, leaf::<15>, leaf::<16>,
+    leaf::<17>, leaf::<18>, leaf::<19>, leaf::<20>, leaf::<21>, leaf::<22>, leaf::<23>, leaf::<24>,
+    leaf::<25>, leaf::<26>, leaf::<27>, leaf::<28>, leaf::<29>, leaf::<30>, leaf::<31>, leaf::<32>,
+    leaf::<33>, leaf::<34>, leaf::<35>, leaf::<36>, leaf::<37>, leaf::<38>, leaf::<39>, leaf::<40>,
+    leaf::<41>, leaf::<42>, leaf::<43>, leaf::<44>, leaf::<45>, leaf::<46>, leaf::<47>, leaf::<48>,
+    leaf::<49>, leaf::<50>, leaf::<51>, leaf::<52>, leaf::<53>, leaf::<54>, leaf::<55>, leaf::<56>,
+    leaf::<57>, leaf::<58>, leaf::<59>, leaf::<60>, leaf::<61>, leaf::<62>, leaf::<63>,
+];
 
 #[inline(never)]
 fn step<const ROOM: usize, const VARIANT: usize>(path: &mut Path) {
-    let room = black_box([0u8; ROOM]);
+    let mut room = MaybeUninit::<[u8; ROOM]>::uninit();
+    black_box(&mut room);
     // SAFETY: a comment, so that functions of one size are not folded into one.
     unsafe { asm!("/* {} */", const VARIANT, options(nomem, nostack, preserves_flags)) };
     path.go();
-    black_box(&room);
+    black_box(&mut room);
 }
 
 #[inline(never)]
@@ -61,6 +73,7 @@ fn leaf<const VARIANT: usize>(path: &mut Path) {
 }
 
 impl Path {
+    #[allow(clippy::inline_always, reason = "else each step would be two frames")]
     #[inline(always)]
     fn go(&mut self) {
         let call = match (STEPS.get(self.step), self.turns.get(self.step)) {
@@ -73,7 +86,7 @@ impl Path {
 
     #[inline(never)]
     fn copy(&mut self, ip: u64, gp: [u64; 16]) {
-        let want = StackClass::Medium.bytes();
+        let want = self.class.bytes();
         self.bytes.resize(want, 0);
         let mut len = 0;
         // Up to the first page that is not there: the top of the stack.
@@ -100,8 +113,8 @@ impl Path {
     }
 }
 
-/// Calls the first `count` stacks, one after the other, and hands out what each leaf copied.
-pub fn each(count: usize, mut take: impl FnMut(usize, &Regs, &[u8])) {
+/// Calls the first `count` stacks, one after the other, and hands out what each leaf copied: as much as the class holds.
+pub(crate) fn each(count: usize, class: StackClass, mut take: impl FnMut(usize, &Regs, &[u8])) {
     assert!(count <= STACKS, "there are {STACKS} stacks");
     let mut path = Path {
         turns: [0; STEPS.len()],
@@ -109,6 +122,7 @@ pub fn each(count: usize, mut take: impl FnMut(usize, &Regs, &[u8])) {
         leaf: 0,
         regs: None,
         bytes: Vec::new(),
+        class,
         memory: File::open("/proc/self/mem").expect("our own memory"),
     };
     for stack in 0..count {

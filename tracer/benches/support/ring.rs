@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Its size is that of a session's.
-pub const BYTES: usize = 16 << 20;
+pub(crate) const BYTES: usize = 16 << 20;
 const BUSY: u32 = 1 << 31;
 const HEADER: usize = 8;
 
@@ -23,7 +23,7 @@ struct Positions {
 }
 
 /// Memory shared with processes forked later; zeros at first.
-pub fn shared<T>() -> &'static T {
+pub(crate) fn shared<T>() -> &'static T {
     // SAFETY: a new mapping, of zeros, which lasts as long as the process; only used for types of atomics.
     unsafe {
         let at = libc::mmap(
@@ -40,7 +40,7 @@ pub fn shared<T>() -> &'static T {
 }
 
 /// The ring; made before the fork, one side each.
-pub struct Ring {
+pub(crate) struct Ring {
     positions: &'static Positions,
     /// Mapped twice in a row, so that every record lies in one piece.
     data: NonNull<u8>,
@@ -49,7 +49,7 @@ pub struct Ring {
 
 impl Ring {
     /// An empty one.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: a new descriptor that nobody else owns, and mappings of its file at addresses reserved for them.
         unsafe {
             let fd = libc::memfd_create(c"ring".as_ptr(), libc::MFD_CLOEXEC);
@@ -89,7 +89,7 @@ impl Ring {
     }
 
     /// Bytes that are not yet consumed.
-    pub fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         let producer = self.positions.producer.0.load(Ordering::Acquire);
         producer.saturating_sub(self.positions.consumer.0.load(Ordering::Acquire))
     }
@@ -101,7 +101,7 @@ impl Ring {
     }
 
     /// Writes a record; false when there is no room. Only one process produces.
-    pub fn send(&self, record: &[u8]) -> bool {
+    pub(crate) fn send(&self, record: &[u8]) -> bool {
         let room = (HEADER + record.len()).next_multiple_of(8) as u64;
         if self.used() + room > BYTES as u64 {
             return false;
@@ -116,14 +116,15 @@ impl Ring {
         // SAFETY: the room is the producer's until the header says otherwise, and the second mapping continues the first.
         unsafe {
             let to = self.data.add(position as usize % BYTES + HEADER);
-            to.as_ptr().copy_from_nonoverlapping(record.as_ptr(), record.len());
+            to.as_ptr()
+                .copy_from_nonoverlapping(record.as_ptr(), record.len());
         }
         header.store(record.len() as u32, Ordering::Release);
         true
     }
 
     /// Hands at most `limit` records to `each`, as aya's ring does; returns how many. Only one process consumes.
-    pub fn drain(&self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
+    pub(crate) fn drain(&self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut position = self.positions.consumer.0.load(Ordering::Relaxed);
         let mut count = 0;
         while count < limit && position < self.positions.producer.0.load(Ordering::Acquire) {

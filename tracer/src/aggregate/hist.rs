@@ -201,10 +201,18 @@ impl Histogram {
     fn cover(&mut self, bucket: u32, limit: usize) {
         let octave_bits = OCTAVE_BITS - u32::from(self.coarse);
         let (ends, width) = match &self.buckets {
-            Buckets::Listed(list) => (list.first().zip(list.last()).map(|(a, b)| (a.0, b.0)), size_of::<u16>()),
-            Buckets::Counted(first, counters) => (Some((*first, first + counters.len() as u32 - 1)), counters.width()),
+            Buckets::Listed(list) => (
+                list.first().zip(list.last()).map(|(a, b)| (a.0, b.0)),
+                size_of::<u16>(),
+            ),
+            Buckets::Counted(first, counters) => (
+                Some((*first, first + counters.len() as u32 - 1)),
+                counters.width(),
+            ),
         };
-        let (low, high) = ends.map_or((bucket, bucket), |(low, high)| (low.min(bucket), high.max(bucket)));
+        let (low, high) = ends.map_or((bucket, bucket), |(low, high)| {
+            (low.min(bucket), high.max(bucket))
+        });
         let first = low >> octave_bits << octave_bits;
         let len = ((((high >> octave_bits) + 1) << octave_bits) - first) as usize;
         if len * width > limit && octave_bits > 0 {
@@ -497,7 +505,9 @@ mod tests {
     fn spread(seed: u64) -> impl Iterator<Item = u64> {
         let mut state = seed;
         std::iter::from_fn(move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             Some(1 + (state >> 20 & 0xffff) * (state >> 36 & 0xffff) / 16)
         })
     }
@@ -510,7 +520,11 @@ mod tests {
         for (at, ns) in (0..97_000).zip(spread(7)) {
             // The last few have few samples.
             let which = at % 19;
-            let which = if which == 18 && at % 97 == 0 { 18 + at % 5 } else { which.min(17) };
+            let which = if which == 18 && at % 97 == 0 {
+                18 + at % 5
+            } else {
+                which.min(17)
+            };
             room.record_n(&mut all[which], ns, 1);
             samples[which].push(ns);
             while room.is_full() {
@@ -527,12 +541,17 @@ mod tests {
             let mut rank = 0;
             for (upper, count) in one.buckets() {
                 let here = &samples[rank..rank + count as usize];
-                assert!(here.iter().all(|&ns| ns <= upper && (upper - ns) as f64 <= ns as f64 * one.error() + 1024.0 * one.error()));
+                assert!(here.iter().all(|&ns| ns <= upper
+                    && (upper - ns) as f64 <= ns as f64 * one.error() + 1024.0 * one.error()));
                 rank += count as usize;
             }
             assert_eq!(rank, samples.len());
         }
-        assert!(all[0].error() > 0.01 && all[0].error() < 0.1, "{}", all[0].error());
+        assert!(
+            all[0].error() > 0.01 && all[0].error() < 0.1,
+            "{}",
+            all[0].error()
+        );
         assert!(all[20].error() < 0.001, "{}", all[20].error());
         // Merging keeps all samples, in the coarser buckets.
         let mut sum = all[20].clone();
@@ -547,7 +566,11 @@ mod tests {
     fn however_small_the_room_a_histogram_holds_everything() {
         let mut room = Room::new(0);
         let mut one = Histogram::new();
-        for ns in (0..64).map(|bit| 1u64 << bit).chain([0, u64::MAX]).chain(spread(3).take(10_000)) {
+        for ns in (0..64)
+            .map(|bit| 1u64 << bit)
+            .chain([0, u64::MAX])
+            .chain(spread(3).take(10_000))
+        {
             room.record_n(&mut one, ns, 1);
             while room.is_full() {
                 room.shrink(std::iter::once(&mut one));

@@ -17,8 +17,7 @@ impl Tids {
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.0.extend_from_slice(&other.0);
-        // Both parts are in order, which this sort makes use of.
-        self.0.sort();
+        self.0.sort_unstable();
         self.0.dedup();
     }
 }
