@@ -24,7 +24,7 @@ const ROWS_MAX: usize = 32_768;
 
 #[test]
 fn an_event_takes_no_memory() {
-    let mut world = World::new(STACKS, LOCKS, 0);
+    let mut world = World::new(STACKS, LOCKS);
     let events = world.events(world.shape, EVENTS);
     // Every length and every descriptor is seen, and as many ends of descriptors as are remembered.
     for record in events.iter().cycle().take(EVENTS * 10) {
@@ -41,7 +41,7 @@ fn an_event_takes_no_memory() {
 
 #[test]
 fn there_is_a_row_for_each_place_of_a_lock() {
-    let mut world = World::new(STACKS, LOCKS, 0);
+    let mut world = World::new(STACKS, LOCKS);
     assert_eq!(world.pipeline.stacks.len(), STACKS);
     let waits = &world.pipeline.waits;
     assert_eq!((waits.rows().count(), waits.folded()), (STACKS, 0));
@@ -79,7 +79,7 @@ fn there_is_a_row_for_each_place_of_a_lock() {
 /// Lengths of every size in every row: what the histograms keep is bounded by their room, not by what is seen.
 #[test]
 fn no_lengths_are_too_many() {
-    let mut world = World::new(1, 1, 0);
+    let mut world = World::new(1, 1);
     let memo = world.known()[0] | tracer_ebpf::wire::stack_ref::MEMO;
     let (tgid, mut blocked) = (world.shape.tgid, 1u64);
     let mut round = |world: &mut World, rounds: u64| {

@@ -34,7 +34,7 @@ use tracer::{
 use tracer_ebpf::wire::{Header, Regs, Stack, StackClass, kind};
 
 use support::{
-    Recognised,
+    Known, Probes,
     alloc::{Counting, taken},
     load::{Load, Shape, stack_of},
     own,
@@ -105,7 +105,7 @@ struct Common {
     sent: AtomicU64,
     lost: AtomicU64,
     crowded: AtomicU64,
-    ids: [AtomicU64; own::STACKS],
+    known: [Known; own::STACKS],
 }
 
 fn main() -> ExitCode {
@@ -158,14 +158,14 @@ fn produce(args: &Args, ring: &Ring, common: &Common) -> ! {
     };
     let mut copies: Vec<(Regs, Vec<u8>)> = Vec::new();
     let mut record = Vec::new();
-    own::each(args.stacks, StackClass::Medium, |stack, regs, copied| {
+    own::each(args.stacks, StackClass::Large, |stack, regs, copied| {
         support::load::stack(
             shape.tgid,
             monotonic_ns(),
             stack as u64,
             0,
-            regs,
-            copied,
+            (regs, copied),
+            StackClass::Medium,
             &mut record,
         );
         while !ring.send(&record) {
@@ -174,7 +174,7 @@ fn produce(args: &Args, ring: &Ring, common: &Common) -> ! {
         copies.push((*regs, copied.to_vec()));
     });
     common.part.store(part::LEARNT, Relaxed);
-    let mut load = Load::new(shape, &common.ids, &copies);
+    let mut load = Load::new(shape, &common.known, &copies);
     let (mut part, mut began, mut due) = (part::PAUSE, 0, 0);
     loop {
         let now = common.part.load(Relaxed);
@@ -218,7 +218,7 @@ struct Consumer<'a> {
     ring: &'a Ring,
     pipeline: Pipeline,
     hearing: Hearing,
-    recognised: Recognised<'a>,
+    probes: Probes<'a>,
     sampled: Instant,
     /// Most that was in the ring.
     most: u64,
@@ -231,7 +231,7 @@ impl Consumer<'_> {
             ring,
             pipeline,
             hearing,
-            recognised,
+            probes,
             most,
             ..
         } = self;
@@ -245,11 +245,10 @@ impl Consumer<'_> {
                 if Header::read(record).is_some_and(|header| header.kind == kind::STACK)
                     && let Some(stack) = Stack::read(record)
                 {
-                    recognised.obey(pipeline.stacks.take_orders(), stack_of(stack.token));
+                    probes.obey(pipeline, stack_of(stack.token));
                 }
             });
-            drop(pipeline.take_classes());
-            recognised.obey(pipeline.stacks.take_orders(), 0);
+            probes.obey(pipeline, 0);
             if taken < BATCH {
                 break;
             }
@@ -329,7 +328,7 @@ fn consume(args: &Args, ring: &Ring, common: &Common, child: u32) -> bool {
         ring,
         pipeline,
         hearing,
-        recognised: Recognised::new(&common.ids),
+        probes: Probes::new(&common.known),
         sampled: Instant::now(),
         most: 0,
     };
@@ -348,11 +347,13 @@ fn consume(args: &Args, ring: &Ring, common: &Common, child: u32) -> bool {
     }
     let recognition = consumer.pipeline.stacks.recognition();
     println!(
-        "learning: {} stacks in {:.2} s ({:.1} µs of CPU each), {} memos; {:.1} MB",
+        "learning: {} stacks in {:.2} s ({:.1} µs of CPU each), {} memos, {} unfit for one, {} dropped; {:.1} MB",
         consumer.pipeline.stacks.len(),
         start.elapsed().as_secs_f64(),
         (cpu_ns() - cpu) as f64 / 1e3 / args.stacks as f64,
         recognition.memos,
+        recognition.unfit,
+        recognition.dropped,
         rss_mb().0
     );
     println!(

@@ -40,7 +40,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
     let front = |kind| header(kind, 1, 2, 3);
     let mut copied = Vec::new();
     own::each(1, StackClass::Medium, |_, regs, bytes| {
-        stack(1, 3, 1, 0, regs, bytes, &mut copied);
+        stack(1, 3, 1, 0, (regs, bytes), StackClass::Medium, &mut copied);
     });
     vec![
         (
@@ -162,7 +162,7 @@ fn decoding(c: &mut Criterion) {
 fn aggregating(c: &mut Criterion) {
     let mut group = c.benchmark_group("aggregate");
     group.throughput(Throughput::Elements(1));
-    let mut world = World::new(STACKS, LOCKS, 0);
+    let mut world = World::new(STACKS, LOCKS);
     let shapes = [
         (
             "waits",
@@ -202,7 +202,7 @@ fn unwinding(c: &mut Criterion) {
     let mut group = c.benchmark_group("unwind");
     let tgid = std::process::id();
     let mut copies = Vec::new();
-    own::each(STACKS, StackClass::Medium, |_, regs, bytes| {
+    own::each(STACKS, StackClass::Large, |_, regs, bytes| {
         copies.push((*regs, bytes.to_vec()));
     });
     let (regs, bytes) = copies.first().expect("a stack");
@@ -210,7 +210,7 @@ fn unwinding(c: &mut Criterion) {
     stacks.prime(tgid);
     let first = stacks.unwind(tgid, regs, bytes);
     let frames = stacks.frames(first.id).len();
-    assert!((10..=25).contains(&frames), "{frames} frames");
+    assert!((15..=25).contains(&frames), "{frames} frames");
     group.throughput(Throughput::Elements(frames as u64));
     // Mappings, files and tables are read.
     group.sample_size(20);
@@ -235,7 +235,7 @@ fn unwinding(c: &mut Criterion) {
 
 fn symbolizing(c: &mut Criterion) {
     let mut group = c.benchmark_group("symbolize");
-    let world = World::new(NAMED, NAMED, 0);
+    let world = World::new(NAMED, NAMED);
     let stacks = &world.pipeline.stacks;
     let ids = || (1..=stacks.len() as u32).map(StackId);
     let frames: usize = ids().map(|id| stacks.frames(id).len()).sum();

@@ -1,6 +1,6 @@
 //! Records as the probes write them, of a program with many stacks and locks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use tracer_ebpf::{
     delay, nr,
@@ -11,6 +11,8 @@ use tracer_ebpf::{
         StackClass, Wait, kind, stack_fault, stack_ref, wait,
     },
 };
+
+use super::Known;
 
 /// A record's bytes on the wire.
 pub(crate) trait Wire: Copy {
@@ -82,17 +84,17 @@ pub(crate) const fn wait(
     }
 }
 
-/// A copied stack as a record; `memo` is 0 unless it was recognised.
+/// A copied stack as a record of that class; `memo` is 0 unless it was recognised.
 pub(crate) fn stack(
     tgid: u32,
     ts_ns: u64,
     token: u64,
     memo: u64,
-    regs: &Regs,
-    copied: &[u8],
+    (regs, copied): (&Regs, &[u8]),
+    class: StackClass,
     into: &mut Vec<u8>,
 ) {
-    let class = StackClass::holding(copied.len());
+    let copied = copied.get(..class.bytes()).unwrap_or(copied);
     let record = Stack {
         header: Header {
             class: class as u16,
@@ -100,7 +102,15 @@ pub(crate) fn stack(
         },
         token,
         memo,
-        regs: *regs,
+        regs: Regs {
+            stack_len: copied.len() as u32,
+            fault: if copied.len() < class.bytes() {
+                stack_fault::UNREADABLE
+            } else {
+                stack_fault::NONE
+            },
+            ..*regs
+        },
     };
     into.clear();
     into.extend_from_slice(record.bytes());
@@ -156,8 +166,8 @@ pub(crate) struct Shape {
 /// Makes a program's records.
 pub(crate) struct Load<'a> {
     shape: Shape,
-    /// The memo of each stack, 0 without.
-    ids: &'a [AtomicU64],
+    /// What the probes know of each stack.
+    known: &'a [Known],
     /// Copies to send of stacks that no memo recognises, and of samples.
     copies: &'a [(Regs, Vec<u8>)],
     random: Random,
@@ -175,14 +185,14 @@ const OPEN: u64 = 1000;
 
 impl<'a> Load<'a> {
     /// With the memos and the copies of its stacks.
-    pub(crate) fn new(shape: Shape, ids: &'a [AtomicU64], copies: &'a [(Regs, Vec<u8>)]) -> Self {
+    pub(crate) fn new(shape: Shape, known: &'a [Known], copies: &'a [(Regs, Vec<u8>)]) -> Self {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let lengths = (0..8192)
             .map(|_| (random.lognormal(50_000.0), random.lognormal(5_000.0)))
             .collect();
         Self {
             shape,
-            ids,
+            known,
             copies,
             random,
             lengths,
@@ -291,14 +301,23 @@ impl<'a> Load<'a> {
 
     /// What a record says of a stack.
     fn reference(&mut self, stack: usize, ts_ns: u64, crowded: bool, send: &mut impl FnMut(&[u8])) -> u64 {
-        let id = self.ids[stack].load(Ordering::Relaxed);
+        let id = self.known[stack].id.load(Ordering::Relaxed);
         let sampled = self.shape.shadow > 0 && self.random.below(self.shape.shadow) == 0;
         if id == 0 || sampled {
             if let (false, Some((regs, copied))) = (crowded, self.copies.get(stack)) {
                 self.tokens += 1;
                 let token = self.tokens << 16 | stack as u64;
                 let mut scratch = std::mem::take(&mut self.scratch);
-                self::stack(self.shape.tgid, ts_ns, token, id, regs, copied, &mut scratch);
+                let class = self.known[stack].class();
+                self::stack(
+                    self.shape.tgid,
+                    ts_ns,
+                    token,
+                    id,
+                    (regs, copied),
+                    class,
+                    &mut scratch,
+                );
                 send(&scratch);
                 self.scratch = scratch;
                 if id == 0 {

@@ -11,44 +11,68 @@ pub(crate) mod world;
 
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tracer::stacks::Order;
+use tracer::{session::pipeline::Pipeline, stacks::Order};
+use tracer_ebpf::wire::StackClass;
 
-/// The kernel's side of recognition: which memo stands for which stack, 0 for none.
-pub(crate) struct Recognised<'a> {
-    ids: &'a [AtomicU64],
+/// What the probes know of a stack.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Known {
+    /// Its memo, 0 without.
+    pub(crate) id: AtomicU64,
+    /// The class of its copies, 0 as long as none was told.
+    class: AtomicU64,
+}
+
+impl Known {
+    /// How much of it is copied.
+    pub(crate) fn class(&self) -> StackClass {
+        match StackClass::from_wire(self.class.load(Ordering::Relaxed) as u16) {
+            None | Some(StackClass::None) => StackClass::Medium,
+            Some(class) => class,
+        }
+    }
+}
+
+/// Nothing of so many stacks.
+pub(crate) fn unknown(stacks: usize) -> Vec<Known> {
+    (0..stacks).map(|_| Known::default()).collect()
+}
+
+/// The probes' side of recognition.
+pub(crate) struct Probes<'a> {
+    known: &'a [Known],
     /// Stack by the memo's place in the pool.
     owners: FxHashMap<u32, usize>,
 }
 
-impl<'a> Recognised<'a> {
+impl<'a> Probes<'a> {
     /// Nothing is recognised yet.
-    pub(crate) fn new(ids: &'a [AtomicU64]) -> Self {
+    pub(crate) fn new(known: &'a [Known]) -> Self {
         Self {
-            ids,
+            known,
             owners: FxHashMap::default(),
         }
     }
 
-    /// Does what the probes would be told; `stack` is the one whose copy came last.
-    pub(crate) fn obey(&mut self, orders: Vec<Order>, stack: usize) {
-        for order in orders {
+    /// Takes what the pipeline has to tell after the copy of that stack.
+    pub(crate) fn obey(&mut self, pipeline: &mut Pipeline, stack: usize) {
+        for (_, class) in pipeline.take_classes() {
+            self.known[stack].class.store(class as u64, Ordering::Relaxed);
+        }
+        for order in pipeline.stacks.take_orders() {
             match order {
                 Order::Clear(at) => {
                     if let Some(owner) = self.owners.remove(&at) {
-                        self.ids[owner].store(0, Ordering::Relaxed);
+                        self.known[owner].id.store(0, Ordering::Relaxed);
                     }
                 }
                 Order::Write { at, id, .. } => {
                     self.owners.insert(at, stack);
-                    self.ids[stack].store(id, Ordering::Relaxed);
+                    self.known[stack].id.store(id, Ordering::Relaxed);
                 }
                 Order::Ways(..) | Order::Space { .. } => {}
             }
         }
     }
-}
-
-/// Room for the ids of that many stacks.
-pub(crate) fn ids(stacks: usize) -> Vec<AtomicU64> {
-    (0..stacks).map(|_| AtomicU64::new(0)).collect()
 }

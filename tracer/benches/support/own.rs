@@ -25,13 +25,15 @@ struct Path {
 
 type Call = fn(&mut Path);
 
-/// Steps of growing frames, so that the leaves' stack pointers differ as they do in a program of many paths; the last differs in
-/// the return address alone.
-const STEPS: [[Call; 4]; 4] = [
+/// Steps of growing frames, so that the leaves' stack pointers differ as they do in a program of many paths; the fourth differs in
+/// the return address alone, and the last two are the same in all.
+const STEPS: [[Call; 4]; 6] = [
     [step::<16, 0>, step::<32, 0>, step::<48, 0>, step::<64, 0>],
     [step::<80, 0>, step::<144, 0>, step::<208, 0>, step::<272, 0>],
     [step::<288, 0>, step::<544, 0>, step::<800, 0>, step::<1056, 0>],
     [step::<16, 1>, step::<16, 2>, step::<16, 3>, step::<16, 4>],
+    [step::<16, 5>; 4],
+    [step::<16, 6>; 4],
 ];
 
 /// Leaves: as many program counters.

@@ -1,28 +1,26 @@
 //! A consumer in this process that has seen every stack of this process once, and recognises them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use tracer::{aggregate::fds::FdTable, session::pipeline::Pipeline};
-use tracer_ebpf::wire::{Regs, StackClass, stack_ref};
+use tracer_ebpf::wire::{StackClass, stack_ref};
 
 use super::{
-    Recognised, ids,
+    Known, Probes,
     load::{self, Load, Shape, Wire as _, stack_of},
-    own,
+    own, unknown,
 };
 
 /// Pipeline and memos.
 pub(crate) struct World {
     pub(crate) pipeline: Pipeline,
     pub(crate) shape: Shape,
-    pub(crate) ids: Vec<AtomicU64>,
-    /// Copies of the first stacks.
-    pub(crate) copies: Vec<(Regs, Vec<u8>)>,
+    known: Vec<Known>,
 }
 
 impl World {
-    /// Sees each stack once, and what sleeps in it; copies of the first `kept` stay.
-    pub(crate) fn new(stacks: usize, locks: usize, kept: usize) -> Self {
+    /// Sees each stack once, and what sleeps in it.
+    pub(crate) fn new(stacks: usize, locks: usize) -> Self {
         let shape = Shape {
             tgid: std::process::id(),
             stacks,
@@ -36,14 +34,22 @@ impl World {
         pipeline.stacks.prime(shape.tgid);
         pipeline.stacks.learn();
         pipeline.fds.insert(shape.tgid, FdTable::new(shape.tgid));
-        let ids = ids(stacks);
-        let mut recognised = Recognised::new(&ids);
-        let (mut copies, mut record) = (Vec::new(), Vec::new());
+        let known = unknown(stacks);
+        let mut probes = Probes::new(&known);
+        let mut record = Vec::new();
         own::each(stacks, StackClass::Large, |stack, regs, copied| {
             let (token, ts_ns) = (stack as u64, 1 + stack as u64);
-            load::stack(shape.tgid, ts_ns, token, 0, regs, copied, &mut record);
+            load::stack(
+                shape.tgid,
+                ts_ns,
+                token,
+                0,
+                (regs, copied),
+                StackClass::Large,
+                &mut record,
+            );
             pipeline.on_record(&record);
-            recognised.obey(pipeline.stacks.take_orders(), stack_of(token));
+            probes.obey(&mut pipeline, stack_of(token));
             let mut wait = load::wait(
                 shape.tgid,
                 shape.tgid,
@@ -54,24 +60,26 @@ impl World {
             );
             wait.stack = token | stack_ref::COPY;
             pipeline.on_record(wait.bytes());
-            if stack < kept {
-                copies.push((*regs, copied.to_vec()));
-            }
         });
-        drop(pipeline.take_classes());
         Self {
             pipeline,
             shape,
-            ids,
-            copies,
+            known,
         }
     }
 
     /// So many events of a load; all stacks are recognised.
     pub(crate) fn events(&self, shape: Shape, count: usize) -> Vec<Vec<u8>> {
-        let known: Vec<AtomicU64> = self.known().into_iter().map(AtomicU64::new).collect();
+        let known: Vec<Known> = self
+            .known()
+            .into_iter()
+            .map(|id| Known {
+                id: id.into(),
+                ..Known::default()
+            })
+            .collect();
         let shape = Shape {
-            stacks: known.len(),
+            stacks: shape.stacks.min(known.len()),
             ..shape
         };
         let mut load = Load::new(shape, &known, &[]);
@@ -86,7 +94,7 @@ impl World {
 
     /// The memos there are: the pool may be too small for all stacks.
     pub(crate) fn known(&self) -> Vec<u64> {
-        let ids = self.ids.iter().map(|id| id.load(Ordering::Relaxed));
+        let ids = self.known.iter().map(|known| known.id.load(Ordering::Relaxed));
         ids.filter(|&id| id != 0).collect()
     }
 }
