@@ -4,4 +4,5 @@ pub mod fds;
 pub mod hist;
 pub mod reason;
 pub mod threads;
+pub mod tids;
 pub mod waits;

@@ -8,11 +8,13 @@ use tracer_ebpf::{
     wire::{Delays, Exit, TaskSnapshot, Wait, wait},
 };
 
-use super::hist::Histogram;
+use super::hist::{Histogram, Room};
 use crate::report::model::Reason;
 
 /// Threads that have a row of their own; more are folded into one, counted.
 const THREADS_MAX: usize = 8192;
+/// Memory for the histograms of all live threads.
+const HISTOGRAMS_BYTES: usize = 4 << 20;
 
 /// One thread in one window.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +83,7 @@ impl Thread {
     }
 
     /// Takes the delays after those taken before.
-    fn take(&mut self, first: u64, len: u32, delays: &[u32]) {
+    fn take(&mut self, first: u64, len: u32, delays: &[u32], room: &mut Room) {
         let skip = self.delays_taken.saturating_sub(first);
         let fresh = delays
             .iter()
@@ -89,7 +91,7 @@ impl Thread {
             .skip(usize::try_from(skip).unwrap_or(usize::MAX));
         for &delay in fresh {
             let (ns, woken) = delay::decode(delay);
-            self.delays.record(ns);
+            room.record_n(&mut self.delays, ns, 1);
             if woken {
                 self.woken += 1;
             } else {
@@ -124,14 +126,28 @@ impl Thread {
 }
 
 /// All threads of the targets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Threads {
     live: FxHashMap<u32, Thread>,
+    /// For the live ones' histograms.
+    room: Room,
     /// Threads that ended, folded together so that thread storms stay bounded.
     ended: FxHashMap<u32, Thread>,
     folded: u64,
     /// Threads that ended since [`Threads::note_ends`].
     ends: Option<FxHashSet<u32>>,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self {
+            live: FxHashMap::default(),
+            room: Room::new(HISTOGRAMS_BYTES),
+            ended: FxHashMap::default(),
+            folded: 0,
+            ends: None,
+        }
+    }
 }
 
 impl Threads {
@@ -147,24 +163,25 @@ impl Threads {
 
     /// A thread's sleep is over, and its stay in the run queue.
     pub fn on_wait(&mut self, record: &Wait) {
-        let Some(thread) = self.thread(record.header.tgid, record.header.tid) else {
+        let Some((thread, room)) = self.thread(record.header.tgid, record.header.tid) else {
             return;
         };
         thread.running_total_ns = record.running_total_ns;
         thread.unrecorded(record.short_ns, record.skipped_ns);
         if record.flags & wait::WOKEN != 0 {
-            thread
-                .delays
-                .record(record.header.ts_ns.saturating_sub(record.wake_ns));
+            let queued_ns = record.header.ts_ns.saturating_sub(record.wake_ns);
+            room.record_n(&mut thread.delays, queued_ns, 1);
             thread.woken += 1;
         }
+        self.keep_in_room();
     }
 
     /// Delays that ended no wait of a record.
     pub fn on_delays(&mut self, record: &Delays) {
-        if let Some(thread) = self.thread(record.header.tgid, record.header.tid) {
-            thread.take(record.first, record.len, &record.delays);
+        if let Some((thread, room)) = self.thread(record.header.tgid, record.header.tid) {
+            thread.take(record.first, record.len, &record.delays, room);
         }
+        self.keep_in_room();
     }
 
     /// What the probes have not sent of a thread.
@@ -176,19 +193,20 @@ impl Threads {
         {
             return;
         }
-        let Some(thread) = self.thread(snapshot.tgid, snapshot.tid) else {
+        let Some((thread, room)) = self.thread(snapshot.tgid, snapshot.tid) else {
             return;
         };
         thread.unrecorded(snapshot.short_ns, snapshot.skipped_ns);
         // Otherwise they are in a record by now.
         if snapshot.delays_first == snapshot.delays_first_again {
-            thread.take(snapshot.delays_first, snapshot.delays_len, &snapshot.delays);
+            thread.take(snapshot.delays_first, snapshot.delays_len, &snapshot.delays, room);
         }
+        self.keep_in_room();
     }
 
     /// A thread slept for `ns`; it stands for `weight` sleeps.
     pub fn on_blocked(&mut self, tgid: u32, tid: u32, reason: Reason, ns: u64, weight: u32) {
-        if let Some(thread) = self.thread(tgid, tid) {
+        if let Some((thread, _)) = self.thread(tgid, tid) {
             *thread.told.entry(reason).or_default() += ns;
             if weight > 1 {
                 *thread.untold.entry(reason).or_default() += ns.saturating_mul(u64::from(weight - 1));
@@ -202,6 +220,7 @@ impl Threads {
             ends.insert(record.header.tid);
         }
         let mut thread = self.live.remove(&record.header.tid).unwrap_or_default();
+        self.room.leave(&thread.delays);
         thread.tgid = record.header.tgid;
         thread.running_total_ns = record.running_total_ns;
         thread.unrecorded(record.short_ns, record.skipped_ns);
@@ -213,13 +232,14 @@ impl Threads {
     pub fn on_rename(&mut self, old: u32, new: u32) {
         if old != new
             && let Some(thread) = self.live.remove(&old)
+            && let Some(replaced) = self.live.insert(new, thread)
         {
-            self.live.insert(new, thread);
+            self.room.leave(&replaced.delays);
         }
     }
 
     /// The row of a thread, made when there is room.
-    fn thread(&mut self, tgid: u32, tid: u32) -> Option<&mut Thread> {
+    fn thread(&mut self, tgid: u32, tid: u32) -> Option<(&mut Thread, &mut Room)> {
         if self.live.len() >= THREADS_MAX && !self.live.contains_key(&tid) {
             self.folded += 1;
             return None;
@@ -227,7 +247,14 @@ impl Threads {
         let thread = self.live.entry(tid).or_default();
         thread.tgid = tgid;
         thread.threads = 1;
-        Some(thread)
+        Some((thread, &mut self.room))
+    }
+
+    fn keep_in_room(&mut self) {
+        while self.room.is_full() {
+            let live = self.live.values_mut();
+            self.room.shrink(live.map(|thread| &mut thread.delays));
+        }
     }
 
     /// Live threads by tid.
@@ -255,6 +282,7 @@ impl Threads {
     /// Begins a new window.
     pub fn reset(&mut self) {
         self.ended.clear();
+        self.room.clear();
         for thread in self.live.values_mut() {
             *thread = Thread {
                 tgid: thread.tgid,
@@ -282,13 +310,13 @@ mod tests {
         // Of eight sleeps two were chosen: 10 and 30 ns; the six others took 100 ns.
         threads.on_blocked(1, 2, Reason::Futex, 30, 4);
         threads.on_blocked(1, 2, Reason::Sleep, 10, 4);
-        threads.thread(1, 2).unwrap().unrecorded(5, 100);
+        threads.thread(1, 2).unwrap().0.unrecorded(5, 100);
         let blocked = threads.get(2).unwrap().blocked();
         let expected = [(Reason::Futex, 105), (Reason::Sleep, 35), (Reason::Other, 5)];
         assert_eq!(blocked, expected.into_iter().collect());
         // In the next window none was chosen.
         threads.reset();
-        threads.thread(1, 2).unwrap().unrecorded(5, 107);
+        threads.thread(1, 2).unwrap().0.unrecorded(5, 107);
         assert_eq!(
             threads.get(2).unwrap().blocked(),
             [(Reason::Other, 7)].into_iter().collect()
@@ -303,7 +331,8 @@ mod tests {
             *slot = delay::encode(1000 + at as u64, at % 4 == 0);
         }
         // A snapshot saw the first ten, the record brings them all, and the next snapshot has none.
-        threads.thread(1, 2).unwrap().take(0, 10, &delays);
+        let (thread, room) = threads.thread(1, 2).unwrap();
+        thread.take(0, 10, &delays, room);
         threads.on_delays(&Delays {
             header: Header {
                 kind: kind::DELAYS,
@@ -322,7 +351,8 @@ mod tests {
         assert_eq!(thread.delays.count(), DELAYS as u64);
         assert_eq!((thread.woken, thread.preempted), (16, 48));
         threads.reset();
-        threads.thread(1, 2).unwrap().take(64, 1, &delays);
+        let (thread, room) = threads.thread(1, 2).unwrap();
+        thread.take(64, 1, &delays, room);
         assert_eq!(threads.get(2).unwrap().delays.count(), 1);
     }
 }

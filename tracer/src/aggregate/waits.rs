@@ -1,12 +1,16 @@
 //! Sleeps: a histogram for each place and object.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use tracer_ebpf::{
     rules::{self, FutexWait, Waker},
     wire::{Wait, wait},
 };
 
-use super::{hist::Histogram, reason::INTERRUPTIBLE};
+use super::{
+    hist::{Histogram, Room},
+    reason::INTERRUPTIBLE,
+    tids::Tids,
+};
 use crate::{
     report::model::{Outcomes, Reason},
     stacks::StackId,
@@ -16,6 +20,8 @@ use crate::{
 const ROWS_MAX: usize = 32_768;
 /// Wakers and waiting threads remembered for each row.
 const SIDES_MAX: usize = 256;
+/// Memory for the histograms of all rows: with 10,000 rows of all lengths it leaves them buckets of 6 %.
+const HISTOGRAMS_BYTES: usize = 20 << 20;
 /// A time-out is measured from the call's entry, which lies a little before the switch-out.
 const DEADLINE_SLACK_NS: u64 = 1_000_000;
 
@@ -56,9 +62,9 @@ pub struct Row {
     /// (stack, process) of who ended them, and how often.
     pub wakers: FxHashMap<(StackId, u32), u64>,
     /// Threads that slept here.
-    pub tids: FxHashSet<u32>,
+    pub tids: Tids,
     /// Threads that ended sleeps here.
-    pub waker_tids: FxHashSet<u32>,
+    pub waker_tids: Tids,
 }
 
 impl Row {
@@ -85,8 +91,8 @@ impl Row {
         for (&waker, &wakes) in &other.wakers {
             *self.wakers.entry(waker).or_default() += wakes;
         }
-        self.tids.extend(&other.tids);
-        self.waker_tids.extend(&other.waker_tids);
+        self.tids.merge(&other.tids);
+        self.waker_tids.merge(&other.waker_tids);
     }
 }
 
@@ -100,9 +106,10 @@ pub struct Ended {
 }
 
 /// All sleeps of the targets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Waits {
     rows: FxHashMap<Key, Row>,
+    room: Room,
     min_wait_ns: u64,
     window_start_ns: u64,
     folded: u64,
@@ -113,8 +120,11 @@ impl Waits {
     #[must_use]
     pub fn new(min_wait_ns: u64) -> Self {
         Self {
+            rows: FxHashMap::default(),
+            room: Room::new(HISTOGRAMS_BYTES),
             min_wait_ns,
-            ..Self::default()
+            window_start_ns: 0,
+            folded: 0,
         }
     }
 
@@ -141,27 +151,22 @@ impl Waits {
             Some(Waker::HandOver | Waker::Exit)
         );
         let inside_ns = blocked_ns.min(record.wake_ns.saturating_sub(self.window_start_ns));
-        let row = self.row(record, reason, futex, stack);
-        let weight = record.weight.max(1);
-        let times = u64::from(weight);
+        let (row, room) = self.row(record, reason, futex, stack);
+        let times = u64::from(record.weight.max(1));
         row.inside_ns = row.inside_ns.saturating_add(inside_ns.saturating_mul(times));
-        row.wait.record_n(blocked_ns, weight);
+        room.record_n(&mut row.wait, blocked_ns, times);
         if has_wake {
-            row.run_queue
-                .record_n(record.header.ts_ns.saturating_sub(record.wake_ns), weight);
+            let queued_ns = record.header.ts_ns.saturating_sub(record.wake_ns);
+            room.record_n(&mut row.run_queue, queued_ns, times);
         }
-        if row.tids.len() < SIDES_MAX {
-            row.tids.insert(tid);
-        }
+        row.tids.insert(tid, SIDES_MAX);
         if handed_over {
             row.handed_over += times;
             let waker = (waker_stack, record.waker_tgid);
             if row.wakers.len() < SIDES_MAX || row.wakers.contains_key(&waker) {
                 *row.wakers.entry(waker).or_default() += times;
             }
-            if row.waker_tids.len() < SIDES_MAX {
-                row.waker_tids.insert(record.waker_tid);
-            }
+            row.waker_tids.insert(record.waker_tid, SIDES_MAX);
         } else if record.flags & wait::SIGNAL != 0 {
             row.interrupted += times;
         } else if has_wake && futex.is_some_and(|futex| timed_out(record, futex, realtime_offset_ns)) {
@@ -169,10 +174,21 @@ impl Waits {
         } else {
             row.unknown += times;
         }
+        while self.room.is_full() {
+            let rows = self.rows.values_mut();
+            self.room
+                .shrink(rows.flat_map(|row| [&mut row.wait, &mut row.run_queue]));
+        }
         ended
     }
 
-    fn row(&mut self, record: &Wait, reason: Reason, futex: Option<FutexWait>, stack: StackId) -> &mut Row {
+    fn row(
+        &mut self,
+        record: &Wait,
+        reason: Reason,
+        futex: Option<FutexWait>,
+        stack: StackId,
+    ) -> (&mut Row, &mut Room) {
         let mut key = Key {
             tgid: record.header.tgid,
             reason,
@@ -194,7 +210,7 @@ impl Waits {
                 ..key
             };
         }
-        self.rows.entry(key).or_default()
+        (self.rows.entry(key).or_default(), &mut self.room)
     }
 
     /// All rows.
@@ -212,6 +228,7 @@ impl Waits {
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
         self.rows.clear();
+        self.room.clear();
     }
 }
 

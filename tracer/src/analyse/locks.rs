@@ -118,8 +118,8 @@ pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) 
     for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
         lock.id = format!("l{}", index + 1);
         let users = Users {
-            waiters: row.tids,
-            wakers: row.waker_tids,
+            waiters: row.tids.into_iter().collect(),
+            wakers: row.waker_tids.into_iter().collect(),
             inside_ns: row.inside_ns,
         };
         result.users.insert(lock.id.clone(), users);

@@ -1,5 +1,7 @@
 //! Records in, tables out: decodes, unwinds, and feeds the aggregators. It never touches the kernel half.
 
+use std::{ffi::CStr, io::Write as _};
+
 use rustc_hash::FxHashMap;
 use tracer_ebpf::{
     nr,
@@ -359,15 +361,40 @@ fn reason_before(record: &Wait, kind_of: impl Fn(i32) -> Option<FdKind>) -> Reas
 
 /// What a descriptor is: from its table, else from `/proc`, where it still stands while its thread sleeps in a call on it.
 fn kind_of(table: Option<&FdTable>, tgid: u32, fd: i32) -> Option<FdKind> {
-    table.and_then(|table| table.kind(fd)).or_else(|| {
-        let link = std::fs::read_link(format!("/proc/{tgid}/fd/{fd}")).ok()?;
-        Some(crate::proc::fd::kind_of(&link.to_string_lossy()))
-    })
+    table
+        .and_then(|table| table.kind(fd))
+        .or_else(|| kind_now(tgid, fd))
+}
+
+/// What a descriptor is by its link in `/proc`; allocates nothing, as it may be asked for each event.
+fn kind_now(tgid: u32, fd: i32) -> Option<FdKind> {
+    let (mut path, mut link) = ([0u8; 48], [0u8; 256]);
+    // Room for the longest numbers, and the NUL that is there already.
+    write!(&mut path[..47], "/proc/{tgid}/fd/{fd}").ok()?;
+    let path = CStr::from_bytes_until_nul(&path).ok()?;
+    // SAFETY: a string that ends with NUL, and a buffer with its length.
+    let len = unsafe { libc::readlink(path.as_ptr(), link.as_mut_ptr().cast(), link.len()) };
+    // What is cut off a long path does not tell its kind.
+    let link = link.get(..usize::try_from(len).ok()?)?;
+    Some(crate::proc::fd::kind_of(&String::from_utf8_lossy(link)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, os::fd::AsRawFd as _};
+
     use super::*;
+
+    #[test]
+    fn a_descriptor_is_what_its_link_says() {
+        let own = std::process::id();
+        let file = File::open("/proc/self/status").unwrap();
+        let (pipe, _write) = std::io::pipe().unwrap();
+        assert_eq!(kind_now(own, file.as_raw_fd()), Some(FdKind::File));
+        assert_eq!(kind_now(own, pipe.as_raw_fd()), Some(FdKind::Pipe));
+        assert_eq!(kind_now(own, -1), None);
+        assert_eq!(kind_now(u32::MAX, i32::MIN), None);
+    }
 
     /// One `recvmmsg` may bring descriptors in several messages, each a record, with one stack.
     #[test]

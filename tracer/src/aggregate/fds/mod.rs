@@ -9,7 +9,7 @@
 //! anew, before `close` returns. So the order of the ring is a possible history. What it does not show (missed
 //! records, descriptors that other processes install, ioctls) the scans mend.
 //!
-//! Memory: at most [`MAX_LIVE`] descriptors and [`MAX_ROWS`] stacks, each with a series of 240 samples.
+//! Memory: at most [`MAX_LIVE`] descriptors and [`MAX_ROWS`] stacks, each with a series of 240 samples (120 when there are thousands).
 
 mod births;
 mod events;
@@ -238,7 +238,7 @@ impl FdTable {
 
     /// Adds a sample to all series, at `now_ns`. A few per second are plenty; the series thin themselves.
     pub fn snapshot(&mut self, now_ns: u64) {
-        let take = self.timeline.take(now_ns);
+        let take = self.timeline.take(now_ns, self.rows.len());
         self.total.sample(take);
         for row in &mut self.rows {
             row.series.sample(take);

@@ -5,6 +5,8 @@
 
 /// Most samples kept.
 pub(super) const MAX_SAMPLES: usize = 240;
+/// With more series than this, half as many: 6 MB in all either way.
+const MANY: usize = 2048;
 /// Most points that a slope is taken over: its cost is quadratic.
 const SLOPE_POINTS: usize = 48;
 
@@ -52,7 +54,13 @@ impl Timeline {
         self.times.len()
     }
 
-    pub(super) fn take(&mut self, now_ns: u64) -> Take {
+    /// What to do now with each of so many series.
+    pub(super) fn take(&mut self, now_ns: u64, series: usize) -> Take {
+        let max = if series > MANY {
+            MAX_SAMPLES / 2
+        } else {
+            MAX_SAMPLES
+        };
         self.begin(now_ns);
         if self.times.last().is_some_and(|&last| now_ns <= last) {
             return Take::Skip;
@@ -62,7 +70,8 @@ impl Timeline {
             return Take::Skip;
         }
         self.skipped = 0;
-        let take = if self.times.len() >= MAX_SAMPLES {
+        // Pairs become one: an odd one out would be lost, and a dip with it.
+        let take = if self.times.len() >= max && self.times.len().is_multiple_of(2) {
             keep_odd(&mut self.times);
             self.stride = self.stride.saturating_mul(2);
             Take::Halve
@@ -256,13 +265,39 @@ mod tests {
                     series.born();
                 }
             }
-            series.sample(line.take(at * SECOND));
+            series.sample(line.take(at * SECOND, 1));
             assert!(line.len() <= MAX_SAMPLES && series.samples.len() == line.len());
         }
         let shape = series.shape(&line, 10_000 * SECOND + 1);
         assert!(shape.enough);
         assert_eq!(shape.floors, [0, 0, 10, 10]);
         assert_eq!(shape.ends, [10; 4]);
+    }
+
+    #[test]
+    fn many_series_keep_fewer_samples_and_every_dip() {
+        let (mut line, mut series) = (Timeline::new(), Series::new(0));
+        line.begin(0);
+        (0..97).for_each(|_| series.seeded());
+        for at in 1..=1000_u64 {
+            if at == 239 {
+                // Everything is closed for a moment.
+                (0..97).for_each(|_| series.died());
+                (0..97).for_each(|_| series.born());
+            }
+            // The others come when this one has its most.
+            let many = if at > 239 { MANY + 1 } else { MANY };
+            series.sample(line.take(at * SECOND, many));
+            assert!(line.len() <= MAX_SAMPLES && series.samples.len() == line.len());
+            assert!(
+                at < 241 || line.len() <= MAX_SAMPLES / 2 + 2,
+                "{at}: {}",
+                line.len()
+            );
+        }
+        let shape = series.shape(&line, 1000 * SECOND + 1);
+        assert!(shape.enough);
+        assert_eq!(shape.floors, [0, 97, 97, 97]);
     }
 
     #[test]
@@ -276,7 +311,7 @@ mod tests {
                 // A burst that is gone by the next sample.
                 series.opened += 1000;
             }
-            series.sample(line.take(at * SECOND));
+            series.sample(line.take(at * SECOND, 1));
             if at % 10 == 0 {
                 series.opened -= 1000;
             }
@@ -288,8 +323,8 @@ mod tests {
     #[test]
     fn a_clock_that_stands_still_adds_nothing() {
         let mut line = Timeline::new();
-        assert_eq!(line.take(5), Take::Sample);
-        assert_eq!(line.take(5), Take::Skip);
-        assert_eq!(line.take(4), Take::Skip);
+        assert_eq!(line.take(5, 1), Take::Sample);
+        assert_eq!(line.take(5, 1), Take::Skip);
+        assert_eq!(line.take(4, 1), Take::Skip);
     }
 }
