@@ -65,7 +65,7 @@ fn a_sample_estimates_without_bias() {
 #[test]
 fn a_small_budget_records_less() {
     let Some(_turn) = can_trace() else { return };
-    let Some(mut workload) = Workload::start("contend.c", &["5"]) else {
+    let Some(mut workload) = Workload::start("loads.c", &["hot", "5"]) else {
         return;
     };
     let pid = workload.pid.to_string();
@@ -90,7 +90,7 @@ fn a_small_budget_records_less() {
     // Three times what that costs at the least can be held. A report may come in the moment when more is being tried.
     let percent = format!("{}%", 3.0 * asked.max(0.1));
     let held = (0..3).any(|_| {
-        let Some(mut workload) = Workload::start("contend.c", &["6"]) else {
+        let Some(mut workload) = Workload::start("loads.c", &["hot", "6"]) else {
             return false;
         };
         let pid = workload.pid.to_string();

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 
-/// A package that tests use.
+/// A package that a chore uses.
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: &'static str,
@@ -58,6 +58,14 @@ pub(crate) const TESTS: &[Package] = &[
         "another C library, without unwind rules",
     ),
     package("util-linux", "unshare", "namespaces"),
+];
+
+/// What the bench compares ctrace with.
+pub(crate) const BENCH: &[Package] = &[
+    package("gcc", "gcc", "the loads (with libc6-dev)"),
+    package("bpftrace", "bpftrace", "the peer that is nearest to ctrace"),
+    package("linux-perf", "perf", "`perf trace` and `perf sched`"),
+    package("strace", "strace", "what everybody reaches for first"),
 ];
 
 /// The packages of `wanted` whose program is not here.

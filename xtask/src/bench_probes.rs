@@ -109,7 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let object = build_ebpf::with_peers()?;
     let folder = shell::target_dir().join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let frames15 = bench::compiled(
+    let frames15 = bench::workload::compile(
         "frames15",
         &folder,
         &["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"],
@@ -130,7 +130,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     println!("| what | ns |\n|---|---|");
     for (key, what) in ROWS {
-        println!("| {what} | {} |", bench::spread(samples.all(key)?.to_vec(), 0));
+        println!(
+            "| {what} | {} |",
+            bench::stats::text(samples.all(key)?.iter().copied(), 0)
+        );
     }
     println!();
     samples.sound()?;
@@ -180,9 +183,8 @@ impl Samples {
     }
 
     fn median(&self, key: &str) -> Result<f64> {
-        let mut values = self.all(key)?.to_vec();
-        values.sort_by(f64::total_cmp);
-        Ok(bench::median(&values))
+        let spread = bench::stats::Spread::of(self.all(key)?.iter().copied());
+        Ok(spread.with_context(|| format!("{key} is no number"))?.median)
     }
 
     fn worst(&self, key: &str) -> Result<f64> {
@@ -211,7 +213,7 @@ impl Samples {
         }
         println!(
             "stacks of one wait: {}",
-            bench::spread(self.all("wait_stacks")?.to_vec(), 3)
+            bench::stats::text(self.all("wait_stacks")?.iter().copied(), 3)
         );
         let lost: f64 = self.all("wait_lost")?.iter().sum();
         println!("records of waits lost: {lost}");
