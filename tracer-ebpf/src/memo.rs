@@ -20,7 +20,7 @@
 use crate::wire::StackPlace;
 
 /// Size of the pool: room for some five thousand memos of thirty inputs.
-pub const POOL_BYTES: usize = 2 << 20;
+pub const POOL_BYTES: usize = 4 << 20;
 /// Words of the scratch that hold registers.
 pub const REGISTERS: usize = 16;
 /// Registers that a probe puts into the scratch, by DWARF number: rbx, rbp, r10, r12–r15. Those that a frame can have as its base.
