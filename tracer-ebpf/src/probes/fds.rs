@@ -1,10 +1,15 @@
 //! Births and deaths of descriptors, by the tracepoints of single system calls: the route for kernels that refuse
 //! trampolines. A death counts at the call's entry (its number is free before the call returns), a birth at the exit.
 
+use core::ffi::{c_long, c_void};
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::pt_regs,
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user,
+        generated::bpf_loop,
+    },
     macros::{map, tracepoint},
     maps::LruHashMap,
     programs::TracePointContext,
@@ -162,7 +167,7 @@ const CONTROL_MIN: u64 = 20;
 /// `sizeof(struct mmsghdr)`.
 const MMSGHDR: u64 = 64;
 /// Messages of one `recvmmsg` that are walked.
-const MESSAGES_MAX: i64 = 16;
+const MESSAGES_MAX: u32 = 16;
 
 /// `syscalls:sys_exit_recvmsg`.
 #[tracepoint]
@@ -198,38 +203,89 @@ pub fn fd_recvmmsg_exit(ctx: TracePointContext) -> u32 {
     let regs = current_regs();
     let call = call(regs);
     if let Birth::Messages(at) = birth(call.nr, &call.args, result) {
-        if result > MESSAGES_MAX {
+        if result > i64::from(MESSAGES_MAX) {
             count(counter::CONTROL_TRUNCATED);
             warn!(
                 &ctx,
                 "recvmmsg of {} brought {} messages, more than are looked at", task.0, result
             );
         }
-        let message = |index: i64| {
-            let inside = index < result;
-            inside
-                .then(|| control_data(at + index as u64 * MMSGHDR))
-                .flatten()
+        let mut scan = Scan {
+            at,
+            messages: result as u64,
+            lengths: 0,
         };
-        let mut first = 0;
-        while first < MESSAGES_MAX && message(first).is_none() {
-            first += 1;
+        // The kernel's loop: of one of our own the verifier would follow every way to the stack's recognition.
+        // SAFETY: the callback is given what it expects.
+        unsafe {
+            bpf_loop(
+                MESSAGES_MAX,
+                scan_message as *mut c_void,
+                (&raw mut scan).cast(),
+                0,
+            );
         }
-        if first == MESSAGES_MAX {
+        if scan.lengths == 0 {
             return 0;
         }
         // SAFETY: a helper without preconditions.
         let now = unsafe { bpf_ktime_get_ns() };
         // One stack for all messages.
         let stack = stack(regs, Place::Descriptors, task.0, task.1, now);
-        let received = Received::new(task, &call, stack, now);
-        let mut index = 0;
-        while index < MESSAGES_MAX {
-            if let Some(data) = message(index) {
-                rights(&received, data[0], data[1]);
-            }
-            index += 1;
+        let mut each = Each {
+            scan,
+            received: Received::new(task, &call, stack, now),
+        };
+        // SAFETY: as above.
+        unsafe {
+            bpf_loop(
+                MESSAGES_MAX,
+                each_message as *mut c_void,
+                (&raw mut each).cast(),
+                0,
+            );
         }
+    }
+    0
+}
+
+/// Messages that one call received.
+#[derive(Clone, Copy)]
+struct Scan {
+    at: u64,
+    messages: u64,
+    /// Lengths of their control data, one over the other: 0 when none has any.
+    lengths: u64,
+}
+
+/// Messages whose descriptors are told.
+struct Each {
+    scan: Scan,
+    received: Received,
+}
+
+unsafe extern "C" fn scan_message(index: u32, scan: *mut c_void) -> c_long {
+    // SAFETY: the scan of `fd_recvmmsg_exit`.
+    let scan = unsafe { &mut *scan.cast::<Scan>() };
+    let index = u64::from(index);
+    if index >= scan.messages {
+        return 1;
+    }
+    if let Some(data) = control_data(scan.at + index * MMSGHDR) {
+        scan.lengths |= data[1];
+    }
+    0
+}
+
+unsafe extern "C" fn each_message(index: u32, each: *mut c_void) -> c_long {
+    // SAFETY: that of `fd_recvmmsg_exit`.
+    let each = unsafe { &*each.cast::<Each>() };
+    let index = u64::from(index);
+    if index >= each.scan.messages {
+        return 1;
+    }
+    if let Some(data) = control_data(each.scan.at + index * MMSGHDR) {
+        rights(&each.received, data[0], data[1]);
     }
     0
 }
