@@ -40,18 +40,22 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let prev_state: u32 = ctx.arg(3);
     // SAFETY: both are the tracepoint's own arguments; the states are the kernel's storage, checked for null.
     unsafe {
-        let (out, into) = (task_state(prev), task_state(next));
-        if out.is_null() && into.is_null() {
-            return 0;
-        }
         // One leaves and the other comes at one moment; what we do between is no delay of the latter.
-        let now = bpf_ktime_get_ns();
+        let mut now = 0;
+        let out = task_state(prev);
         if !out.is_null() {
+            now = bpf_ktime_get_ns();
             switch_out(&ctx, &mut *out, prev, preempt & 1 != 0, prev_state, now);
         }
-        if !into.is_null() {
-            switch_in(&mut *into, now);
+        // Only now: a pointer that may be null is another state for the verifier in all of the above.
+        let into = task_state(next);
+        if into.is_null() {
+            return 0;
         }
+        if now == 0 {
+            now = bpf_ktime_get_ns();
+        }
+        switch_in(&mut *into, now);
     }
     0
 }
