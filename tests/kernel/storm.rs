@@ -47,6 +47,9 @@ fn twenty_thousand_threads_come_and_go() {
     workload.quit();
     assert_bounded(&report, 1);
     // A new thread is runnable before it first runs: a delay each, however short.
-    let delays = report.run_queue.unwrap().hist.count;
+    let (window, queued) = (report.window.duration_ns, report.run_queue.unwrap().hist);
+    // Whoever comes after a thread that ended waited no longer than we looked.
+    assert!(queued.max_ns <= window, "{} ns of {window}", queued.max_ns);
+    let delays = queued.count;
     assert!(delays >= 20_000, "{delays} run-queue delays of 20,000 threads");
 }
