@@ -115,19 +115,26 @@ pub struct Goroutine {
     pub group: u32,
     /// What it does.
     pub status: Status,
+    /// After the `go` statement that made it; 0 when there was none.
+    pub creator: u64,
     /// The one that made it; 0 when not told.
     pub parent: u64,
     /// Its thread (`*runtime.m`), when it runs or is in a system call, or the one it is locked to.
     pub m: u64,
     /// When this state was first seen, `CLOCK_MONOTONIC`.
     pub seen_ns: u64,
+    /// When it was first seen in this group, whatever it did in between.
+    pub joined_ns: u64,
     /// When it itself was first seen.
     pub born_ns: u64,
     /// Since when it waits at least, by the collector; 0 when not told.
     pub since_ns: u64,
-    sp: u64,
-    pc: u64,
-    seq: u8,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Program counter.
+    pub pc: u64,
+    /// Of the count of times that it stopped running, the last 8 bits.
+    pub seq: u8,
 }
 
 /// How a snapshot went.
@@ -235,19 +242,32 @@ pub struct Reader<M> {
     used: usize,
 }
 
-const NOBODY: Goroutine = Goroutine {
-    goid: 0,
-    group: NO_GROUP,
-    status: Status::Running,
-    parent: 0,
-    m: 0,
-    seen_ns: 0,
-    born_ns: 0,
-    since_ns: 0,
-    sp: 0,
-    pc: 0,
-    seq: 0,
-};
+impl Goroutine {
+    /// None.
+    pub const NOBODY: Self = Self {
+        goid: 0,
+        group: NO_GROUP,
+        status: Status::Running,
+        creator: 0,
+        parent: 0,
+        m: 0,
+        seen_ns: 0,
+        joined_ns: 0,
+        born_ns: 0,
+        since_ns: 0,
+        sp: 0,
+        pc: 0,
+        seq: 0,
+    };
+}
+
+/// Who is told what a snapshot finds.
+pub trait Watch {
+    /// A goroutine is not what it was; number 0 is none.
+    fn changed(&mut self, before: &Goroutine, after: &Goroutine);
+    /// Called every few milliseconds.
+    fn meanwhile(&mut self) {}
+}
 
 /// Not shown: it moved, or there are too many groups.
 pub const NO_GROUP: u32 = u32::MAX;
@@ -321,23 +341,31 @@ impl<M: Memory> Reader<M> {
         u32::try_from(thread).ok().filter(|&thread| thread != 0)
     }
 
-    /// Takes one; `meanwhile` is called every few milliseconds. None when the list cannot be read: the process has ended, or runs
+    /// Takes one. None when the list cannot be read: the process has ended, or runs
     /// another program.
-    pub fn take(&mut self, now_ns: u64, mut meanwhile: impl FnMut()) -> Option<Tally> {
+    pub fn take(&mut self, now_ns: u64, watch: &mut impl Watch) -> Option<Tally> {
         self.list()?;
         let mut tally = Tally::default();
-        self.known.resize(self.addresses.len(), NOBODY);
+        self.known.resize(self.addresses.len(), Goroutine::NOBODY);
         let mut descriptors = Vec::new();
         let mut pending = Vec::new();
+        let mut before = Vec::with_capacity(BATCH);
         for from in (0..self.addresses.len()).step_by(BATCH) {
             let to = (from + BATCH).min(self.addresses.len());
             self.descriptors(from..to, &mut descriptors, &mut tally);
             pending.clear();
+            before.clear();
+            before.extend_from_slice(self.known.get(from..to).unwrap_or_default());
             for (index, descriptor) in (from..to).zip(&descriptors) {
                 self.meet(index, descriptor.as_ref(), now_ns, &mut pending, &mut tally);
             }
             self.stacks(&mut pending, now_ns, &mut tally);
-            meanwhile();
+            for (before, after) in before.iter().zip(self.known.get(from..to).unwrap_or_default()) {
+                if (before.goid, before.group) != (after.goid, after.group) {
+                    watch.changed(before, after);
+                }
+            }
+            watch.meanwhile();
         }
         Some(tally)
     }
@@ -445,17 +473,19 @@ impl<M: Memory> Reader<M> {
                 known.group = NO_GROUP;
                 return;
             }
-            *known = NOBODY;
+            *known = Goroutine::NOBODY;
             return;
         };
         tally.alive += 1;
         if known.goid != descriptor.goid {
             *known = Goroutine {
                 goid: descriptor.goid,
+                creator: descriptor.creator,
                 parent: descriptor.parent,
                 born_ns: now_ns,
+                joined_ns: now_ns,
                 seen_ns: now_ns,
-                ..NOBODY
+                ..Goroutine::NOBODY
             };
         }
         known.since_ns = descriptor.since_ns;
@@ -553,7 +583,7 @@ impl<M: Memory> Reader<M> {
                 if Status::of(after.status, after.reason).is_none() && after.status != 8 {
                     tally.alive = tally.alive.saturating_sub(1);
                     if let Some(known) = self.known.get_mut(pending.index) {
-                        *known = NOBODY;
+                        *known = Goroutine::NOBODY;
                     }
                     continue;
                 }
@@ -597,13 +627,18 @@ impl<M: Memory> Reader<M> {
         };
         if known.goid != descriptor.goid {
             known.goid = descriptor.goid;
+            known.creator = descriptor.creator;
             known.parent = descriptor.parent;
             known.born_ns = now_ns;
+            known.joined_ns = now_ns;
         }
         let same = (known.status, known.sp, known.pc, known.seq)
             == (status, descriptor.sp, descriptor.pc, descriptor.seq);
         if !same || known.group != group {
             known.seen_ns = now_ns;
+        }
+        if known.group != group {
+            known.joined_ns = now_ns;
         }
         known.status = status;
         known.sp = descriptor.sp;
