@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"runtime"
+	"runtime/pprof"
+	"time"
+)
+
+// --- ways in which goroutines come to be
+
+func stillCreators() {
+	startFromEnded()
+	startWithArguments(7)
+	startInlined()
+	startInClosure()
+	startLabelled()
+	time.AfterFunc(time.Nanosecond, receiveNobody)
+	startFinalizer()
+	parent, cancel := context.WithCancel(foreign{})
+	child, _ := context.WithTimeout(parent, 97*time.Hour)
+	keep(cancel)
+	park("waitDone", 3, func() { <-child.Done() })
+}
+
+// Before main is.
+func init() {
+	go receiveNobody()
+}
+
+func init() {
+	go func() { receiveNobody() }()
+}
+
+// Each is started by one that ends at once: nobody is left who could be its creator.
+//
+//go:noinline
+func startFromEnded() {
+	const count = 13
+	ended := make(chan bool)
+	for i := 0; i < count; i++ {
+		go startAndEnd(ended)
+		<-ended
+	}
+	counters["main.receiveNobody from ended"] = func() int64 { return count }
+}
+
+//go:noinline
+func startAndEnd(ended chan bool) {
+	go receiveNobody()
+	ended <- true
+}
+
+// The compiler makes a function for the call, from Go 1.22 on one with a name of its own.
+//
+//go:noinline
+func startWithArguments(count int) {
+	for i := 0; i < count; i++ {
+		go receiveMany(fromNobody, i)
+	}
+}
+
+//go:noinline
+func receiveMany(from chan int, count int) {
+	for ; count >= 0; count-- {
+		<-from
+	}
+}
+
+// The statement is in a function that is inlined: the runtime names the one that it is in.
+func startInlinedInner() {
+	go receiveNobody()
+}
+
+//go:noinline
+func startInlined() {
+	for i := 0; i < 5; i++ {
+		startInlinedInner()
+	}
+}
+
+//go:noinline
+func startInClosure() {
+	call(func() {
+		for i := 0; i < 3; i++ {
+			go func() {
+				call(func() { <-fromNobody })
+			}()
+		}
+	})
+}
+
+//go:noinline
+func startLabelled() {
+	pprof.Do(context.Background(), pprof.Labels("job", "wait: {a}", "zone", "b"), func(context.Context) {
+		for i := 0; i < 3; i++ {
+			go receiveNobody()
+		}
+	})
+}
+
+// The runtime's own goroutine for finalizers becomes one of the program.
+//
+//go:noinline
+func startFinalizer() {
+	finalizing := make(chan bool)
+	dropFinalized(finalizing)
+	for {
+		runtime.GC()
+		select {
+		case <-finalizing:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+//go:noinline
+func dropFinalized(finalizing chan bool) {
+	// With a pointer inside: small values without one share their memory, and live as long as their neighbours.
+	finalized := &box[*station]{content: &station{}}
+	runtime.SetFinalizer(finalized, func(b *box[*station]) {
+		finalizing <- true
+		b.content.wait()
+	})
+}
+
+// A context that is none of the package's own, which is watched by a goroutine for each child.
+type foreign struct{ context.Context }
+
+func (foreign) Deadline() (deadline time.Time, ok bool) { return }
+func (foreign) Done() <-chan struct{}                   { return neverDone }
+func (foreign) Err() error                              { return nil }
+func (foreign) Value(any) any                           { return nil }
+
+var neverDone = make(chan struct{})
