@@ -10,18 +10,18 @@ import (
 // --- ways in which functions come to call each other: all of them end in a wait for nobody
 
 func stillCalls() {
-	park("dive", 2, func() { dive(97) })
-	park("dive further", 2, func() { dive(197) })
+	park("dive97", 2, func() { dive97() })
+	park("dive197", 2, func() { dive197() })
 	park("bigFrame", 3, func() { bigFrame(1) })
 	park("inlinedOuter", 11, inlinedOuter)
 	park("closures", 5, closures)
-	park("(*station).wait", 3, (&station{}).wait)
-	park("place.stay", 3, func() { stayAt(place{1}) })
-	park("place.stay by pointer", 2, func() { stayAt(&place{1}) })
-	park("place.stay embedded", 2, func() { stayAt(&town{place: place{1}}) })
-	park("place.stay by interface", 2, func() { stayAt(hotel{place{1}}) })
-	park("generic int", 3, func() { receiveAny[int](make(chan int)) })
-	park("generic string", 2, func() { receiveAny[string](make(chan string)) })
+	park("(*station).wait-fm", 3, (&station{}).wait)
+	park("stayAt", 3, func() { stayAt(place{1}) })
+	park("stayAt", 2, func() { stayAt(&place{1}) })
+	park("stayAt", 2, func() { stayAt(&town{place: place{1}}) })
+	park("stayAt", 2, func() { stayAt(hotel{place{1}}) })
+	park("receiveAny[...]", 3, func() { receiveAny[int](make(chan int)) })
+	park("receiveAny[...]", 2, func() { receiveAny[string](make(chan string)) })
 	park("(*box[...]).open", 3, (&box[place]{}).open)
 	park("deferred", 5, deferred)
 	park("deferredOften", 2, deferredOften)
@@ -30,7 +30,9 @@ func stillCalls() {
 	park("recovered", 2, recovered)
 	park("sorting", 3, sorting)
 	park("mapping", 2, mapping)
-	park("reflected", 3, reflected)
+	park("reflectCall", 3, reflectCall)
+	park("reflectMethod", 2, reflectMethod)
+	park("reflectMade", 2, reflectMade)
 	park("reflectSelect", 2, reflectSelect)
 	park("variadic", 2, func() { variadic("a", 1, 2, 3) })
 }
@@ -47,6 +49,12 @@ func dive(depth int) int {
 	ballast[depth%64] = dive(depth - 1)
 	return ballast[(depth+1)%64]
 }
+
+//go:noinline
+func dive97() int { return dive(97) + 1 }
+
+//go:noinline
+func dive197() int { return dive(197) + 1 }
 
 //go:noinline
 func bigFrame(n int) int {
@@ -93,12 +101,12 @@ func (s *station) wait() {
 	s.trains++
 }
 
-type stayer interface{ stay() int }
+type stayer interface{ Stay() int }
 
 type place struct{ beds int }
 
 //go:noinline
-func (p place) stay() int {
+func (p place) Stay() int {
 	<-fromNobody
 	return p.beds
 }
@@ -111,7 +119,7 @@ type town struct {
 type hotel struct{ stayer }
 
 //go:noinline
-func stayAt(s stayer) int { return s.stay() }
+func stayAt(s stayer) int { return s.Stay() }
 
 //go:noinline
 func receiveAny[T any](from chan T) T { return <-from }
@@ -174,7 +182,7 @@ func dereference(p *int) int { return *p }
 //go:noinline
 func sorting() {
 	numbers := []int{3, 2}
-	sort.Slice(numbers, func(i, j int) bool { return receiveOk() })
+	sort.Slice(numbers, func(i, j int) bool { return receiveLess() })
 }
 
 //go:noinline
@@ -186,8 +194,29 @@ func mapping() {
 }
 
 //go:noinline
-func reflected() {
-	reflect.ValueOf((&station{}).wait).Call(nil)
+func receiveLess() bool { return <-fromNobody == 0 }
+
+//go:noinline
+func reflectCall() {
+	reflect.ValueOf(receiveNobody).Call(nil)
+}
+
+// Through a function that the library makes of a method and its receiver.
+//
+//go:noinline
+func reflectMethod() {
+	reflect.ValueOf(place{1}).Method(0).Interface().(func() int)()
+}
+
+// Through a function that the library makes of one that takes all arguments as values.
+//
+//go:noinline
+func reflectMade() {
+	made := reflect.MakeFunc(reflect.TypeOf(receiveNobody), func([]reflect.Value) []reflect.Value {
+		receiveNobody()
+		return nil
+	})
+	made.Interface().(func())()
 }
 
 //go:noinline

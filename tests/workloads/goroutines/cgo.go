@@ -40,8 +40,10 @@ func stillCgo() {
 	}
 	<-threadCalled
 	park("waitInC", 5, waitInC)
-	park("goCalledFromC", 3, func() { callC(0) })
-	park("goCalledFromC twice", 2, func() { callC(1) })
+	park("callC", 3, func() { callC(0) })
+	park("callC", 2, func() { callC(1) })
+	promise("goCalledFromC", 5)
+	promise("goCalledFromThread", 1)
 }
 
 //go:noinline

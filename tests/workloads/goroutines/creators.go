@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"os"
+	"os/signal"
 	"runtime"
 	"runtime/pprof"
+	"syscall"
 	"time"
 )
 
@@ -12,7 +15,6 @@ import (
 func stillCreators() {
 	startFromEnded()
 	startWithArguments(7)
-	startInlined()
 	startInClosure()
 	startLabelled()
 	time.AfterFunc(time.Nanosecond, receiveNobody)
@@ -20,8 +22,15 @@ func stillCreators() {
 	parent, cancel := context.WithCancel(foreign{})
 	child, _ := context.WithTimeout(parent, 97*time.Hour)
 	keep(cancel)
-	park("waitDone", 3, func() { <-child.Done() })
+	promise("(*station).wait", 1) // by the finalizer, besides those by method value
+	promise("(*station).wait", promised["(*station).wait-fm"])
+	signals := make(chan os.Signal)
+	signal.Notify(signals, syscall.SIGUSR1)
+	park("waitDone", 3, func() { waitDone(child) })
 }
+
+//go:noinline
+func waitDone(ctx context.Context) { <-ctx.Done() }
 
 // Before main is.
 func init() {
@@ -36,25 +45,28 @@ func init() {
 //
 //go:noinline
 func startFromEnded() {
-	const count = 13
 	ended := make(chan bool)
-	for i := 0; i < count; i++ {
+	promise("receiveEnded", 13)
+	for i := 0; i < 13; i++ {
 		go startAndEnd(ended)
 		<-ended
 	}
-	counters["main.receiveNobody from ended"] = func() int64 { return count }
 }
 
 //go:noinline
 func startAndEnd(ended chan bool) {
-	go receiveNobody()
+	go receiveEnded()
 	ended <- true
 }
+
+//go:noinline
+func receiveEnded() { <-fromNobody }
 
 // The compiler makes a function for the call, from Go 1.22 on one with a name of its own.
 //
 //go:noinline
 func startWithArguments(count int) {
+	promise("receiveMany", count)
 	for i := 0; i < count; i++ {
 		go receiveMany(fromNobody, i)
 	}
@@ -67,20 +79,9 @@ func receiveMany(from chan int, count int) {
 	}
 }
 
-// The statement is in a function that is inlined: the runtime names the one that it is in.
-func startInlinedInner() {
-	go receiveNobody()
-}
-
-//go:noinline
-func startInlined() {
-	for i := 0; i < 5; i++ {
-		startInlinedInner()
-	}
-}
-
 //go:noinline
 func startInClosure() {
+	promise("startInClosure.func1.1", 3)
 	call(func() {
 		for i := 0; i < 3; i++ {
 			go func() {
@@ -92,12 +93,16 @@ func startInClosure() {
 
 //go:noinline
 func startLabelled() {
+	promise("receiveLabelled", 3)
 	pprof.Do(context.Background(), pprof.Labels("job", "wait: {a}", "zone", "b"), func(context.Context) {
 		for i := 0; i < 3; i++ {
-			go receiveNobody()
+			go receiveLabelled()
 		}
 	})
 }
+
+//go:noinline
+func receiveLabelled() { <-fromNobody }
 
 // The runtime's own goroutine for finalizers becomes one of the program.
 //

@@ -17,7 +17,7 @@ func startPulled() {
 		next()
 		keep(next, stop)
 	}
-	counters["main.yields"] = func() int64 { return 3 }
+	promise("yields", 3)
 	park("pulls", 2, pulls)
 }
 

@@ -1,25 +1,22 @@
 // goroutines: goroutines that wait in known places, leak at a known rate, or run as hard as they can.
 //
-//	goroutines DUMP MODE [NUMBER]    MODE may be several, joined by commas
+//	goroutines MODE [NUMBER]    MODE may be several, joined by commas
 //
 // Says `ready PID` once all stands still that should; `go` begins what a mode does then. `count` is answered by
-// `truth KEY NUMBER` lines and `done`. SIGUSR1 writes the runtime's own account of all goroutines into the file DUMP
-// and says `dumped`. `quit` or the end of stdin ends it.
+// `truth KEY NUMBER` lines and `done`. `quit` or the end of stdin ends it; so does SIGQUIT, with the runtime's own
+// account of all goroutines on stderr, which GOTRACEBACK=system makes complete (runtime.Stack leaves the runtime's
+// frames and goroutines out whatever that says).
 package main
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"runtime/pprof"
 	"sort"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -46,18 +43,15 @@ var counters = map[string]func() int64{}
 
 func main() {
 	number := 0
-	if len(os.Args) > 3 {
-		number, _ = strconv.Atoi(os.Args[3])
+	if len(os.Args) > 2 {
+		number, _ = strconv.Atoi(os.Args[2])
 	}
-	chosen := strings.Split(os.Args[2], ",")
+	chosen := strings.Split(os.Args[1], ",")
 	for _, name := range chosen {
 		if prepare := modes[name].prepare; prepare != nil {
 			prepare(number)
 		}
 	}
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGUSR1)
-	go dumpOnSignal(signals, os.Args[1])
 	if chosen[0] == "still" {
 		settle()
 	}
@@ -93,14 +87,15 @@ func sayCounts() {
 	fmt.Printf("truth elapsed_ns %d\ndone\n", time.Since(begun).Nanoseconds())
 }
 
-// Waits until nothing changes any more. The runtime itself comes to rest only when nothing collects garbage.
+// Waits until nothing changes any more. The runtime itself comes to rest only when nothing collects garbage, and when
+// all that could be given back to the system is.
 func settle() {
-	runtime.GC()
 	debug.SetGCPercent(-1)
-	runtime.GC()
+	debug.FreeOSMemory()
 	for last, same := "", 0; same < 5; {
 		time.Sleep(10 * time.Millisecond)
-		now := others(account())
+		// The goroutine that asks comes first.
+		_, now, _ := strings.Cut(account(), "\n\n")
 		if now == last {
 			same++
 		} else {
@@ -110,32 +105,11 @@ func settle() {
 	}
 }
 
-func account() []byte {
-	var text bytes.Buffer
-	pprof.Lookup("goroutine").WriteTo(&text, 2)
-	return text.Bytes()
-}
-
-// All but the goroutine that asks, which comes first.
-func others(account []byte) string {
-	_, rest, _ := strings.Cut(string(account), "\n\n")
-	return rest
-}
-
-func dumpOnSignal(signals chan os.Signal, path string) {
-	for range signals {
-		// Whoever passed the signal on is to be back where it waits.
-		for last := ""; ; time.Sleep(time.Millisecond) {
-			text := account()
-			if now := others(text); now != last {
-				last = now
-				continue
-			}
-			if err := os.WriteFile(path, text, 0o600); err != nil {
-				panic(err)
-			}
-			fmt.Println("dumped")
-			break
+func account() string {
+	for size := 1 << 20; ; size *= 2 {
+		text := make([]byte, size)
+		if length := runtime.Stack(text, true); length < size {
+			return string(text[:length])
 		}
 	}
 }

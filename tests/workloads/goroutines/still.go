@@ -24,12 +24,19 @@ func still() {
 // Ways that not every build has.
 var stillMore []func()
 
-// Starts this many goroutines, and says so by the name of the function in which they wait.
+// Starts this many goroutines. All of them, and no others, have the function of this name in their stacks.
 func park(name string, count int, wait func()) {
-	counters["main."+name] = func() int64 { return int64(count) }
+	promise(name, count)
 	for i := 0; i < count; i++ {
 		go wait()
 	}
+}
+
+var promised = map[string]int{}
+
+func promise(name string, count int) {
+	promised[name] += count
+	counters["main."+name] = func() int64 { return int64(promised[name]) }
 }
 
 // --- channels: nobody is at the other end
@@ -45,7 +52,7 @@ func stillChannels() {
 	park("sendNobody", 23, sendNobody)
 	park("sendFull", 7, sendFull)
 	park("sendNone", 3, sendNone)
-	park("receiveNobody", 29, receiveNobody)
+	park("receive", 29, receive)
 	park("receiveOk", 3, func() { receiveOk() })
 	park("rangeNobody", 5, rangeNobody)
 	park("receiveNone", 2, receiveNone)
@@ -66,6 +73,11 @@ func sendFull() {
 //go:noinline
 func sendNone() { none <- 1 }
 
+//go:noinline
+func receive() { <-fromNobody }
+
+// Where others wait as well.
+//
 //go:noinline
 func receiveNobody() { <-fromNobody }
 
@@ -188,8 +200,8 @@ func stillIO() {
 		go readSocket(client)
 		go writeSocket(server)
 	}
-	counters["main.readSocket"] = func() int64 { return 5 }
-	counters["main.writeSocket"] = func() int64 { return 5 }
+	promise("readSocket", 5)
+	promise("writeSocket", 5)
 
 	reader, writer, err := os.Pipe()
 	must(err)
@@ -201,10 +213,7 @@ func stillIO() {
 	park("readBlocking", 7, func() { readBlocking(ends[0]) })
 	// A thread of its own that waits for the goroutine, not in the kernel.
 	park("receiveLocked", 5, receiveLocked)
-	park("sleepLocked", 2, func() {
-		runtime.LockOSThread()
-		sleep()
-	})
+	park("sleepLocked", 2, sleepLocked)
 }
 
 // Reads what never comes.
@@ -243,6 +252,12 @@ func readBlocking(fd int) {
 func receiveLocked() {
 	runtime.LockOSThread()
 	<-fromNobody
+}
+
+//go:noinline
+func sleepLocked() {
+	runtime.LockOSThread()
+	time.Sleep(97 * time.Hour)
 }
 
 // What the collector must not close.
