@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// Runs hard. Which function may call which is known: every `hard…` function is called only by those that its comment
-// names (`go` begins a goroutine), so that a frame too many, too few or of another goroutine shows. The table is in
-// tests/kernel/goroutines/grammar.rs.
+// Runs hard. Which function may call which is known: each says above it by whom it is called (`go`: as a goroutine that
+// was started there), so that a frame too many, too few or of another goroutine shows. The test reads it there.
 
 const (
 	hardPairs   = 11
@@ -26,15 +25,8 @@ var (
 	hardSink    atomic.Value
 )
 
-// go: main.main.
-func hard() {
-	hardStart()
-}
-
-// main.hard, inlined into main.main.
-//
 //go:noinline
-func hardStart() {
+func hard() {
 	for i := 0; i < hardPairs; i++ {
 		there, back := make(chan int), make(chan int)
 		go hardPing(there, back)
@@ -55,7 +47,7 @@ func hardStart() {
 
 // --- channels
 
-// go: main.hardStart
+// by: go hard
 //
 //go:noinline
 func hardPing(there, back chan int) {
@@ -66,7 +58,7 @@ func hardPing(there, back chan int) {
 	}
 }
 
-// go: main.hardStart
+// by: go hard
 //
 //go:noinline
 func hardPong(there, back chan int) {
@@ -75,19 +67,19 @@ func hardPong(there, back chan int) {
 	}
 }
 
-// main.hardPing, main.hardPong, main.hardShortWork
+// by: hardPing, hardPong, hardShortWork
 //
 //go:noinline
 func hardGive(to chan int, turn int) { to <- turn }
 
-// main.hardPing, main.hardPong
+// by: hardPing, hardPong
 //
 //go:noinline
 func hardTake(from chan int) int { return <-from }
 
 // --- a lock
 
-// go: main.hardStart
+// by: go hard
 //
 //go:noinline
 func hardLocker() {
@@ -98,12 +90,12 @@ func hardLocker() {
 	}
 }
 
-// main.hardLocker
+// by: hardLocker
 //
 //go:noinline
 func hardEnter() { hardLock.Lock() }
 
-// main.hardLocker
+// by: hardLocker
 //
 //go:noinline
 func hardInside(work int) int {
@@ -114,14 +106,14 @@ func hardInside(work int) int {
 	return sum
 }
 
-// main.hardLocker
+// by: hardLocker
 //
 //go:noinline
 func hardLeave() { hardLock.Unlock() }
 
 // --- stacks that grow, are moved, and shrink with the next collection
 
-// go: main.hardStart
+// by: go hard
 //
 //go:noinline
 func hardDiver() {
@@ -130,7 +122,7 @@ func hardDiver() {
 	}
 }
 
-// main.hardDiver, main.hardDive
+// by: hardDiver, hardDive
 //
 //go:noinline
 func hardDive(depth int) int {
@@ -143,7 +135,7 @@ func hardDive(depth int) int {
 	return ballast[(depth+1)%32]
 }
 
-// main.hardDive
+// by: hardDive
 //
 //go:noinline
 func hardBottom() {
@@ -151,14 +143,14 @@ func hardBottom() {
 	time.Sleep(time.Duration(rand.Intn(300)) * time.Microsecond)
 }
 
-// main.hardBottom
+// by: hardBottom
 //
 //go:noinline
 func hardAllocate(size int) { hardSink.Store(make([]byte, size)) }
 
 // --- goroutines that do not live long
 
-// go: main.hardStart
+// by: go hard
 //
 //go:noinline
 func hardSpawner() {
@@ -167,7 +159,7 @@ func hardSpawner() {
 	}
 }
 
-// main.hardSpawner
+// by: hardSpawner
 //
 //go:noinline
 func hardSpawn() {
@@ -184,17 +176,17 @@ func hardSpawn() {
 	atomic.AddInt64(hardSpawned, 23)
 }
 
-// main.hardSpawn
+// by: hardSpawn
 //
 //go:noinline
 func hardCollect(answers chan int) { <-answers }
 
-// main.hardSpawn
+// by: hardSpawn
 //
 //go:noinline
 func hardJoin(all *sync.WaitGroup) { all.Wait() }
 
-// go: main.hardSpawn
+// by: go hardSpawn
 //
 //go:noinline
 func hardShort(all *sync.WaitGroup, answers chan int) {
@@ -202,7 +194,7 @@ func hardShort(all *sync.WaitGroup, answers chan int) {
 	all.Done()
 }
 
-// main.hardShort
+// by: hardShort
 //
 //go:noinline
 func hardShortWork(answers chan int) {
@@ -211,7 +203,7 @@ func hardShortWork(answers chan int) {
 
 // --- select, and collections of garbage
 
-// go: main.hardStart
+// by: go hard
 //
 //go:noinline
 func hardChooser() {
@@ -222,7 +214,7 @@ func hardChooser() {
 	}
 }
 
-// main.hardChooser
+// by: hardChooser
 //
 //go:noinline
 func hardChoose(ticker *time.Ticker, never chan int) {
@@ -232,7 +224,7 @@ func hardChoose(ticker *time.Ticker, never chan int) {
 	}
 }
 
-// go: main.hardStart
+// by: go hard
 //
 //go:noinline
 func hardCollector() {
@@ -241,7 +233,7 @@ func hardCollector() {
 	}
 }
 
-// main.hardCollector
+// by: hardCollector
 //
 //go:noinline
 func hardGC() {

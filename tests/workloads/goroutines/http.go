@@ -13,12 +13,12 @@ import (
 )
 
 func init() {
-	modes["serve"] = mode{prepare: func(int) { serve() }}
+	modes["serve"] = mode{run: serve}
 	modes["leak-body"] = mode{run: func() { go paced(90, leakBody) }}
 	modes["clean-body"] = mode{run: func() { go paced(90, cleanBody) }}
 }
 
-// Says where it listens before it is ready.
+// Says where it listens.
 func serve() {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
