@@ -70,22 +70,22 @@ impl Likeness {
     }
 
     fn read(group: &Group, frames: &[StackFrame], version: &str) -> Self {
-        let state = match (&*group.status, &group.wait_reason) {
-            ("waiting", Some(reason)) => reason,
-            _ => &group.status,
-        };
-        let frame = |frame: &StackFrame| Frame {
-            function: frame.function.clone().unwrap_or_default(),
-            file: frame.file.clone().unwrap_or_default(),
-            line: frame.line.unwrap_or_default(),
-            inlined: frame.inlined,
-        };
         Self {
-            state: state.clone(),
+            state: group.state().to_owned(),
             created_by: group.created_by.clone(),
             created_at: group.created_at.clone(),
             frames: as_told(frames.iter().map(frame).collect(), version),
         }
+    }
+}
+
+/// A frame as the runtime has it.
+pub(super) fn frame(frame: &StackFrame) -> Frame {
+    Frame {
+        function: frame.function.clone().unwrap_or_default(),
+        file: frame.file.clone().unwrap_or_default(),
+        line: frame.line.unwrap_or_default(),
+        inlined: frame.inlined,
     }
 }
 
@@ -226,11 +226,15 @@ fn goroutines_stand_where_the_workload_says() {
                 account.iter().filter(has).count() as u64
             };
             let mut functions = 0;
-            for (function, count) in truth.all().filter(|(key, _)| key.starts_with("main.")) {
+            // The oldest version leaves out where these two begin.
+            let told = |key: &str| {
+                key.starts_with("main.") && (version != "system" || !key.starts_with("main.dive"))
+            };
+            for (function, count) in truth.all().filter(|(key, _)| told(key)) {
                 assert_eq!(among(function), count, "Go {version}, {}: {function}", build.0);
                 functions += 1;
             }
-            assert!(functions > 50, "{truth:?}");
+            assert!(functions > 40, "{truth:?}");
 
             let waiting = |function: &str| {
                 let found = account

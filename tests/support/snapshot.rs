@@ -36,6 +36,16 @@ pub(crate) struct Group {
     pub(crate) examples: Vec<Example>,
 }
 
+impl Group {
+    /// What is waited for, or else the status: as the runtime tells it.
+    pub(crate) fn state(&self) -> &str {
+        match (&*self.status, &self.wait_reason) {
+            ("waiting", Some(reason)) => reason,
+            _ => &self.status,
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub(crate) struct Example {
     pub(crate) goid: u64,

@@ -192,13 +192,8 @@ func stillIO() {
 	// One waits for a connection, the others for their turn.
 	park("acceptNobody", 3, func() { acceptNobody(silent) })
 	for i := 0; i < 5; i++ {
-		client, err := net.Dial("tcp", listener.Addr().String())
-		must(err)
-		server, err := listener.Accept()
-		must(err)
-		keep(client, server)
-		go readSocket(client)
-		go writeSocket(server)
+		go readSocket(connect(listener))
+		go writeSocket(connect(listener))
 	}
 	promise("readSocket", 5)
 	promise("writeSocket", 5)
@@ -216,16 +211,22 @@ func stillIO() {
 	park("sleepLocked", 2, sleepLocked)
 }
 
-// Reads what never comes.
-//
+// An end of a connection whose other end neither reads nor writes.
+func connect(listener net.Listener) net.Conn {
+	client, err := net.Dial("tcp", listener.Addr().String())
+	must(err)
+	server, err := listener.Accept()
+	must(err)
+	keep(client, server)
+	return client
+}
+
 //go:noinline
 func readSocket(conn net.Conn) {
 	buffer := make([]byte, 97)
 	conn.Read(buffer)
 }
 
-// Writes until nobody takes more: the peer of this one reads from another connection.
-//
 //go:noinline
 func writeSocket(conn net.Conn) {
 	for buffer := make([]byte, 1<<20); ; {
