@@ -17,6 +17,12 @@
 mod budget;
 #[path = "kernel/fds.rs"]
 mod fds;
+#[path = "kernel/goroutines.rs"]
+mod goroutines;
+#[path = "kernel/goroutines_grammar.rs"]
+mod goroutines_grammar;
+#[path = "kernel/goroutines_leaks.rs"]
+mod goroutines_leaks;
 #[path = "kernel/locks.rs"]
 mod locks;
 #[path = "kernel/memos.rs"]

@@ -56,6 +56,22 @@ fn c_flags<'a>(dialect: &[&'a str]) -> Vec<&'a str> {
     flags
 }
 
+/// A Go workload of several files, the folder `tests/workloads/SOURCE`, built by a version of Go; `variant` names the
+/// flags. Go itself knows when there is nothing to do. `Err` says what is missing.
+pub(crate) fn go(source: &str, version: &str, variant: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    let toolchain = super::go::toolchain(version);
+    let toolchain = toolchain.ok_or_else(|| format!("no Go {version}: cargo xtask test fetches it"))?;
+    let folder = target().join("workloads");
+    fs::create_dir_all(&folder).unwrap();
+    let lock = File::create(folder.join(".lock")).unwrap();
+    lock.lock().unwrap();
+
+    let output = folder.join(format!("{source}-go{version}-{variant}"));
+    let built = super::go::build(&toolchain, flags, &output, &sources().join(source));
+    built.unwrap_or_else(|why| panic!("Go {version} {flags:?} {source}:\n{why}"));
+    Ok(output)
+}
+
 /// A C workload built with more flags, which `variant` names.
 pub(crate) fn variant(
     source: &str,

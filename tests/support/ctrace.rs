@@ -108,8 +108,24 @@ impl Ctrace {
         self.wait_report().0
     }
 
-    /// The JSON document, as the types have it, after it passed the schema that `ctrace schema` prints.
+    /// Ctrl-C, then the report with what the types do not have.
+    pub(crate) fn interrupted_document(mut self) -> Value {
+        self.interrupt();
+        let ended = self.wait();
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+        self.document()
+    }
+
+    /// The JSON document, as the types have it.
     pub(crate) fn report(&self) -> Report {
+        let report: Report = serde_json::from_value(self.document()).unwrap();
+        // Silence about a healthy program proves something only when something listened.
+        assert!(!report.probes.is_empty(), "the report names no probe");
+        report
+    }
+
+    /// The JSON document after it passed the schema that `ctrace schema` prints.
+    fn document(&self) -> Value {
         let text = fs::read_to_string(&self.json).unwrap();
         let document: Value = serde_json::from_str(&text).unwrap();
         let faults: Vec<String> = validator()
@@ -118,10 +134,7 @@ impl Ctrace {
             .take(10)
             .collect();
         assert!(faults.is_empty(), "the report breaks its schema: {faults:#?}");
-        let report: Report = serde_json::from_value(document).unwrap();
-        // Silence about a healthy program proves something only when something listened.
-        assert!(!report.probes.is_empty(), "the report names no probe");
-        report
+        document
     }
 }
 

@@ -29,11 +29,18 @@ pub(crate) fn toolchain(version: &str) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
-/// `go build ARGS -o OUTPUT SOURCE` with that toolchain and no module, network or setting of the caller's.
+/// `go build ARGS -o OUTPUT SOURCE` with that toolchain and no module, network or setting of the caller's. `SOURCE` is a
+/// file or a folder; its C parts are built if linked externally or told to with `-tags=cgo`.
 pub(crate) fn build(go: &Path, args: &[&str], output: &Path, source: &Path) -> Result<(), String> {
     let cache = cache().ok_or("no folder to keep things in")?;
     let mut command = Command::new(go);
-    command.arg("build").args(args).arg("-o").arg(output).arg(source);
+    command.arg("build").args(args).arg("-o").arg(output);
+    // A folder outside of GOPATH has no import path but `.`.
+    if source.is_dir() {
+        command.current_dir(source).arg(".");
+    } else {
+        command.arg(source);
+    }
     command
         .env_remove("GOROOT")
         .env_remove("GOFLAGS")
@@ -42,7 +49,10 @@ pub(crate) fn build(go: &Path, args: &[&str], output: &Path, source: &Path) -> R
         .env("GO111MODULE", "off")
         .env(
             "CGO_ENABLED",
-            if args.iter().any(|arg| arg.contains("external")) {
+            if args
+                .iter()
+                .any(|arg| arg.contains("external") || *arg == "-tags=cgo")
+            {
                 "1"
             } else {
                 "0"

@@ -102,6 +102,19 @@ impl Workload {
         }
     }
 
+    /// Asks for its counts; what it knows to be true by now.
+    pub(crate) fn counts(&mut self) -> Truth {
+        self.tell("count");
+        self.finish()
+    }
+
+    /// Ends a Go program by the signal on which its runtime accounts for all goroutines; that account.
+    pub(crate) fn account(mut self) -> String {
+        self.process.signal(libc::SIGQUIT);
+        self.process.wait();
+        self.process.stderr.all().join("\n")
+    }
+
     /// Waits for it to end by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.process.wait()
@@ -133,6 +146,11 @@ impl Truth {
                 .map(|(key, number)| (key.to_owned(), number.parse().unwrap()))
                 .collect(),
         )
+    }
+
+    /// All that is known.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(key, number)| (&**key, *number))
     }
 
     pub(crate) fn get(&self, key: &str) -> u64 {
