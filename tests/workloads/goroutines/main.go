@@ -3,7 +3,7 @@
 //	goroutines MODE [NUMBER]    MODE may be several, joined by commas
 //
 // Says `ready PID` once all stands still that should; `go` begins what a mode does then. `count` is answered by
-// `truth KEY NUMBER` lines and `done`. `quit` or the end of stdin ends it; so does SIGQUIT, with the runtime's own
+// `truth KEY NUMBER` lines and `done`, `dump` by `dumped` when the runtime has told of all goroutines. `quit` or the end of stdin ends it; so does SIGQUIT, with the runtime's own
 // account of all goroutines on stderr, which GOTRACEBACK=system makes complete (runtime.Stack leaves the runtime's
 // frames and goroutines out whatever that says).
 package main
@@ -11,9 +11,11 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"sort"
 	"strconv"
 	"strings"
@@ -68,6 +70,9 @@ func main() {
 			}
 		case "count":
 			sayCounts()
+		case "dump":
+			pprof.Lookup("goroutine").WriteTo(io.Discard, 2)
+			fmt.Println("dumped")
 		}
 	}
 }
