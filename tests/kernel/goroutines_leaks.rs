@@ -70,7 +70,7 @@ fn count_of(snapshot: &Snapshot, creator: &str) -> u64 {
     groups_of(snapshot, creator).iter().map(|group| group.count).sum()
 }
 
-fn created_by<'a>(finding: &'a Finding) -> Option<&'a str> {
+fn created_by(finding: &Finding) -> Option<&str> {
     finding.evidence.get("created_by")?.as_str()
 }
 
