@@ -10,6 +10,7 @@ pub mod aggregate;
 pub mod analyse;
 pub mod capture;
 pub mod cli;
+pub mod go;
 pub mod proc;
 pub mod report;
 pub mod session;

@@ -1,8 +1,11 @@
 //! Aggregators: pure over decoded events. Time and identity come in the event; nothing here reads a clock or `/proc`.
 
 pub mod fds;
+pub mod goroutines;
 pub mod hist;
 pub mod reason;
+pub(crate) mod series;
 pub mod threads;
 pub mod tids;
+pub(crate) mod verdict;
 pub mod waits;

@@ -1,5 +1,7 @@
 //! Diagnoses: each with its threshold, its evidence and its remedy. Silent where nothing is wrong.
 
+mod goroutines;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -8,7 +10,7 @@ use super::{locks::Locks, names::Names};
 use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut},
-    model::{FdKind, Fds, Finding, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time, Verdict},
+    model::{FdKind, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time, Verdict},
     units::{count, duration, percent, plain},
 };
 
@@ -16,6 +18,8 @@ use crate::report::{
 pub struct Facts<'a> {
     /// Locks.
     pub locks: Option<&'a Locks>,
+    /// Go programs.
+    pub go: &'a [Go],
     /// Descriptors.
     pub fds: Option<&'a Fds>,
     /// Time.
@@ -38,6 +42,9 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     if let Some(fds) = facts.fds {
         leaks(fds, names, &mut found);
         near_limit(fds, &mut found);
+    }
+    for go in facts.go {
+        goroutines::leaks(go, names, &mut found);
     }
     if let Some(locks) = facts.locks {
         for lock in &locks.locks {

@@ -70,6 +70,20 @@ pub fn hints(targets: &[Target], naming: &BTreeMap<u32, Naming>) -> Vec<Hint> {
     targets.iter().filter_map(hint).collect()
 }
 
+/// Go programs whose goroutines are not in the report, and why.
+pub fn unread_go(targets: &[Target], refused: &BTreeMap<u32, String>) -> Vec<Hint> {
+    let hint = |(&pid, why): (&u32, &String)| {
+        let target = targets.iter().find(|target| target.pid == pid)?;
+        Some(Hint {
+            pid,
+            runtime: target.runtime.clone(),
+            text: format!("goroutines were not read: {why}"),
+            frames: 0,
+        })
+    };
+    refused.iter().filter_map(hint).collect()
+}
+
 fn hint(target: &Target, naming: &Naming) -> Option<(u64, String)> {
     let Naming {
         unnamed,

@@ -21,6 +21,8 @@ pub struct Collectors {
     pub sched: bool,
     /// Sleeps other than futex waits.
     pub io: bool,
+    /// Goroutines: no probe, memory is read.
+    pub go: bool,
 }
 
 impl Collectors {
@@ -30,6 +32,7 @@ impl Collectors {
         fds: true,
         sched: true,
         io: true,
+        go: true,
     };
 
     /// As the probes read them ([`feature`]).
@@ -199,6 +202,7 @@ mod tests {
             fds: false,
             sched: false,
             io: false,
+            go: false,
         };
         assert_eq!(
             locks.features(false),

@@ -113,6 +113,7 @@ fn collectors(list: &str) -> Result<Collectors> {
         fds: false,
         sched: false,
         io: false,
+        go: false,
     };
     for name in list.split(',').map(str::trim) {
         match name {
@@ -120,9 +121,10 @@ fn collectors(list: &str) -> Result<Collectors> {
             "fds" => chosen.fds = true,
             "sched" => chosen.sched = true,
             "io" => chosen.io = true,
-            "go" | "memory" => bail!("--only {name} is not built yet: choose from locks, fds, sched, io"),
+            "go" => chosen.go = true,
+            "memory" => bail!("--only {name} is not built yet: choose from locks, fds, sched, io, go"),
             _ => bail!(
-                "--only wants a list of locks, fds, sched, io, not `{}`",
+                "--only wants a list of locks, fds, sched, io, go, not `{}`",
                 name.escape_debug()
             ),
         }

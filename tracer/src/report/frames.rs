@@ -30,7 +30,7 @@ const SOURCES: [&str; 5] = [
 
 /// Wrappers around locks and waits, by the beginning of their name: what a statically linked program, or a header,
 /// puts into the application's own file.
-const WRAPPERS: [&str; 51] = [
+const WRAPPERS: [&str; 52] = [
     // Rust.
     "std::",
     "core::",
@@ -85,6 +85,46 @@ const WRAPPERS: [&str; 51] = [
     "Builtin:",
     "v8::",
     "runtime.",
+    // Go's linker leaves the package out where a closure of the runtime was inlined.
+    "_.",
+];
+
+/// Go's standard library, by the first part of its packages' names.
+const GO_STANDARD: [&str; 34] = [
+    "archive",
+    "bufio",
+    "bytes",
+    "compress",
+    "container",
+    "context",
+    "crypto",
+    "database",
+    "debug",
+    "encoding",
+    "errors",
+    "expvar",
+    "fmt",
+    "hash",
+    "html",
+    "image",
+    "io",
+    "iter",
+    "log",
+    "math",
+    "mime",
+    "net",
+    "os",
+    "path",
+    "reflect",
+    "regexp",
+    "slices",
+    "sort",
+    "strings",
+    "sync",
+    "syscall",
+    "testing",
+    "text",
+    "time",
 ];
 
 /// The application's function in a stack, leaf first: the first frame that lies neither in the C or C++ runtime nor
@@ -96,11 +136,18 @@ pub fn app_function(stack: &[StackFrame]) -> Option<&StackFrame> {
 
 /// Index of [`app_function`]; 0 when there is none.
 pub(crate) fn app_index(stack: &[StackFrame]) -> usize {
-    stack.iter().position(is_app).unwrap_or(0)
+    // A goroutine of Go's own library may have nothing else.
+    let own = stack.iter().position(is_app);
+    own.or_else(|| stack.iter().position(is_code)).unwrap_or(0)
 }
 
 /// Whether the frame is the application's own.
 pub(crate) fn is_app(frame: &StackFrame) -> bool {
+    is_code(frame) && !is_go_standard(frame)
+}
+
+/// Whether it is neither a runtime's nor a wrapper's.
+fn is_code(frame: &StackFrame) -> bool {
     let file = frame.module.as_deref().map_or("", basename);
     let name = frame.function.as_deref().map_or("", bare);
     // An inlined generic of Rust's library has no path before its name, but its file tells.
@@ -124,6 +171,29 @@ pub(crate) fn basename(path: &str) -> &str {
 /// Without what Rust puts before the path of a method of a trait: `<&std::sync::Mutex<T> as …>::…`.
 fn bare(name: &str) -> &str {
     name.trim_start_matches(['<', '&', '*'])
+}
+
+/// A function of Go's standard library: its package's name alone would not do, as an application may well have a package `log`.
+fn is_go_standard(frame: &StackFrame) -> bool {
+    let (Some(name), Some(source)) = (frame.function.as_deref(), frame.file.as_deref()) else {
+        return false;
+    };
+    // `net/http.(*Transport).dial`: the package ends at the first dot after the last slash before any bracket.
+    let path = name.split(['(', '[']).next().unwrap_or(name);
+    let last = path.rfind('/').map_or(0, |at| at + 1);
+    let Some(dot) = path.get(last..).and_then(|rest| rest.find('.')) else {
+        return false;
+    };
+    let package = path.get(..last + dot).unwrap_or_default();
+    let first = package.split('/').next().unwrap_or_default();
+    let Some((folder, _)) = source.rsplit_once('/') else {
+        return false;
+    };
+    // Where Go was installed, or, with -trimpath, nothing but the package.
+    let there = folder
+        .strip_suffix(package)
+        .is_some_and(|root| root.is_empty() || root.ends_with("/src/"));
+    source.ends_with(".go") && GO_STANDARD.contains(&first) && there
 }
 
 /// Go's `sync` and what lies beneath it; a package of the application may well be called `sync…` too.
@@ -183,6 +253,34 @@ mod tests {
             app_function(&frames).and_then(|f| f.function.as_deref()),
             Some("lookup_price")
         );
+    }
+
+    #[test]
+    fn go_s_library_is_passed_over_where_there_is_anything_else() {
+        let of = |name: &str, file: &str| StackFrame {
+            function: Some(name.to_owned()),
+            module: Some("/app".to_owned()),
+            file: Some(file.to_owned()),
+            line: Some(7),
+            inlined: false,
+            address: "0x1".to_owned(),
+            offset: None,
+        };
+        let park = of("runtime.gopark", "/usr/lib/go/src/runtime/proc.go");
+        let read = of(
+            "net/http.(*persistConn).readLoop",
+            "/usr/lib/go/src/net/http/transport.go",
+        );
+        let trimmed = of("net/http.Get", "net/http/client.go");
+        let own = of("log.Write", "/home/shop/log/write.go");
+        let stack = [park, read, trimmed, own];
+        let name = |frames: &[StackFrame]| app_function(frames).and_then(|frame| frame.function.clone());
+        assert_eq!(name(&stack).as_deref(), Some("log.Write"));
+        assert_eq!(
+            name(&stack[..3]).as_deref(),
+            Some("net/http.(*persistConn).readLoop")
+        );
+        assert_eq!(name(&stack[..1]).as_deref(), Some("runtime.gopark"));
     }
 
     #[test]

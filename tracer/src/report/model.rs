@@ -74,8 +74,12 @@ document! {
         /// Descriptors. Absent when `--only` leaves fds out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub fds: Option<Fds>,
-        /// Go runtime; null for what is not Go.
-        pub go: Option<serde_json::Value>,
+        /// Go's runtime, of the target with most goroutines; null when no target is a Go program that could be read. Absent when `--only`
+        /// leaves go out.
+        pub go: Option<Go>,
+        /// The same of further targets.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub go_others: Vec<Go>,
         /// Memory growth; null when not measured.
         pub memory: Option<Memory>,
         /// Cycles of threads that wait for each other.
@@ -544,6 +548,138 @@ document! {
         pub unread_bytes: Option<u64>,
         /// Age; null when it was open before tracing.
         pub age_ns: Option<u64>,
+    }
+
+    /// What a Go program's runtime tells, read from its memory.
+    pub struct Go {
+        /// Process.
+        pub pid: u32,
+        /// `go1.x`; null when the program does not say.
+        pub version: Option<String>,
+        /// Goroutines alive at the end, the runtime's own included.
+        pub goroutines: u64,
+        /// Those, by status.
+        pub by_status: BTreeMap<String, u64>,
+        /// By stack, creator and status at the end: leaks first, then the most.
+        pub by_stack: Vec<GoStack>,
+        /// Goroutines left out of `by_stack`, as there are too many different stacks.
+        pub folded: u64,
+        /// By the `go` statement that made them.
+        pub by_creator: Vec<GoCreator>,
+        /// Where goroutines spent their time, by samples: most time first, the runtime's own left out.
+        pub waits: Vec<GoWait>,
+        /// How they were read.
+        pub snapshots: GoSnapshots,
+    }
+
+    /// Goroutines that do the same.
+    pub struct GoStack {
+        /// Where; null while they run.
+        pub stack: Option<StackKey>,
+        /// Frames above the stack's limit were left out.
+        pub cut: bool,
+        /// Function that made them.
+        pub created_by: Option<String>,
+        /// `file:line` of its `go` statement.
+        pub created_at: Option<String>,
+        /// How many.
+        pub count: u64,
+        /// `runnable`, `running`, `syscall`, `waiting`, `preempted`, `leaked` (the collector proved that nothing can wake them).
+        pub status: String,
+        /// As Go calls it; null when they do not wait.
+        pub wait_reason: Option<String>,
+        /// For how long they do this at least: since a snapshot, or the collector, first saw it.
+        pub wait_ns: Hist,
+        /// Came here since the start.
+        pub opened: u64,
+        /// Left, or ended.
+        pub closed: u64,
+        /// Here at the start.
+        pub live_at_start: u64,
+        /// What their number looks like.
+        pub verdict: Verdict,
+        /// Of the verdict, 0 to 1.
+        pub confidence: f64,
+        /// Growth of their number.
+        pub growth_per_s: f64,
+        /// Some, longest there first.
+        pub examples: Vec<GoExample>,
+    }
+
+    /// One goroutine.
+    pub struct GoExample {
+        /// Number.
+        pub goid: u64,
+        /// The one that made it; null before Go 1.21.
+        pub parent_goid: Option<u64>,
+        /// Thread that it runs on, or is locked to.
+        pub thread: Option<u32>,
+        /// For how long it does this at least.
+        pub wait_ns: Option<u64>,
+    }
+
+    /// Goroutines of one `go` statement.
+    pub struct GoCreator {
+        /// Function.
+        pub created_by: Option<String>,
+        /// `file:line`.
+        pub created_at: Option<String>,
+        /// Seen to begin.
+        pub opened: u64,
+        /// Seen to end.
+        pub closed: u64,
+        /// Alive at the end.
+        pub live: u64,
+        /// Alive at the start.
+        pub live_at_start: u64,
+        /// What their number looks like.
+        pub verdict: Verdict,
+        /// Of the verdict, 0 to 1.
+        pub confidence: f64,
+        /// Growth of their number.
+        pub growth_per_s: f64,
+    }
+
+    /// Time that goroutines spent in one place, by samples.
+    pub struct GoWait {
+        /// Where.
+        pub stack: Option<StackKey>,
+        /// Function that made them.
+        pub created_by: Option<String>,
+        /// Status.
+        pub status: String,
+        /// As Go calls it.
+        pub wait_reason: Option<String>,
+        /// Goroutines seen there, in all snapshots together.
+        pub samples: u64,
+        /// Estimate of the time, of all of them together.
+        pub total_ns: u64,
+        /// 95 % confidence interval of it; null with too few snapshots.
+        pub total_ci_ns: Option<[u64; 2]>,
+        /// How many were there on average.
+        pub mean: f64,
+    }
+
+    /// How goroutines were read.
+    pub struct GoSnapshots {
+        /// Snapshots.
+        pub count: u64,
+        /// Time between them, at the end.
+        pub interval_ns: u64,
+        /// CPU time of all of them.
+        pub cpu_ns: u64,
+        /// Stacks read and walked.
+        pub walked: u64,
+        /// Goroutines found as they were before, whose stack was not read again.
+        pub unchanged: u64,
+        /// Goroutines that moved each time they were read: counted, not shown.
+        pub moved: u64,
+        /// Stacks that the runtime's tables did not explain: counted, not shown.
+        pub inconsistent: u64,
+        /// Goroutines whose memory could not be read.
+        pub unreadable: u64,
+        /// Bytes read.
+        pub bytes: u64,
     }
 
     /// Memory growth.

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Hist, Holder, Host,
-    Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report,
-    RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey, StacksHad, Target, ThreadTime, Time,
-    Verdict, Waiter, WaitingNow, WakerRow, Window,
+    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoCreator,
+    GoExample, GoSnapshots, GoStack, GoWait, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack,
+    OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity,
+    StackFrame, StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -23,6 +23,89 @@ pub(crate) fn all() -> Vec<(&'static str, Report)> {
         ("lossy", lossy()),
         ("hostile", hostile()),
     ]
+}
+
+/// A Go program with a leak, and its runtime's own goroutines.
+fn goroutines() -> Go {
+    let stuck = GoStack {
+        stack: Some("3".to_owned()),
+        cut: false,
+        created_by: Some("main.fanOut".to_owned()),
+        created_at: Some("/srv/src/fan.go:97".to_owned()),
+        count: 797,
+        status: "waiting".to_owned(),
+        wait_reason: Some("chan send".to_owned()),
+        wait_ns: times(797, 9000, 2_300_000),
+        opened: 774,
+        closed: 0,
+        live_at_start: 23,
+        verdict: Verdict::Leaking,
+        confidence: 0.71,
+        growth_per_s: 9.7,
+        examples: vec![GoExample {
+            goid: 1023,
+            parent_goid: Some(97),
+            thread: None,
+            wait_ns: Some(2_300 * MS),
+        }],
+    };
+    let creator = GoCreator {
+        created_by: stuck.created_by.clone(),
+        created_at: stuck.created_at.clone(),
+        opened: 774,
+        closed: 0,
+        live: 797,
+        live_at_start: 23,
+        verdict: Verdict::Leaking,
+        confidence: 0.71,
+        growth_per_s: 9.7,
+    };
+    let running = GoStack {
+        stack: None,
+        count: 14,
+        status: "running".to_owned(),
+        wait_reason: None,
+        wait_ns: times(14, 1, 20),
+        opened: 14,
+        closed: 0,
+        live_at_start: 14,
+        verdict: Verdict::Steady,
+        growth_per_s: 0.0,
+        examples: Vec::new(),
+        created_by: None,
+        created_at: None,
+        ..stuck.clone()
+    };
+    Go {
+        pid: 4242,
+        version: Some("go1.24.1".to_owned()),
+        goroutines: 811,
+        by_status: BTreeMap::from([("running".to_owned(), 14), ("waiting".to_owned(), 797)]),
+        by_stack: vec![stuck, running],
+        folded: 0,
+        by_creator: vec![creator],
+        waits: vec![GoWait {
+            stack: Some("3".to_owned()),
+            created_by: Some("main.fanOut".to_owned()),
+            status: "waiting".to_owned(),
+            wait_reason: Some("chan send".to_owned()),
+            samples: 40_100,
+            total_ns: 800_000 * MS,
+            total_ci_ns: Some([700_000 * MS, 900_000 * MS]),
+            mean: 400.0,
+        }],
+        snapshots: GoSnapshots {
+            count: 101,
+            interval_ns: 20 * MS,
+            cpu_ns: 31 * MS,
+            walked: 900,
+            unchanged: 79_000,
+            moved: 7,
+            inconsistent: 0,
+            unreadable: 0,
+            bytes: 9_700_000,
+        },
+    }
 }
 
 /// `count` times, evenly from `low` to `high` microseconds.
@@ -183,6 +266,7 @@ fn base() -> Report {
             by_stack: Vec::new(),
         }),
         go: None,
+        go_others: Vec::new(),
         memory: None,
         deadlocks: Vec::new(),
         findings: Vec::new(),
@@ -303,7 +387,7 @@ pub(crate) fn contended() -> Report {
         })
         .collect();
     report.fds = Some(leaking_fds());
-    report.go = Some(json!({ "version": "go1.24.1", "goroutines": 811 }));
+    report.go = Some(goroutines());
     report.memory = Some(Memory {
         rss_start: 210_000_000,
         rss_end: 214_000_000,

@@ -4,6 +4,7 @@ mod blocked;
 mod escape;
 mod fds;
 mod findings;
+mod go;
 mod locks;
 mod losses;
 mod page;
@@ -45,6 +46,7 @@ pub fn render(report: &Report, options: &TextOptions) -> String {
         view.deadlock_details(),
         view.lock_details(),
         view.fd_details(),
+        view.go_details(),
         view.blocked_details(),
         view.waiting_details(),
         view.thread_details(),

@@ -8,12 +8,13 @@ use tracer_ebpf::wire::{TaskSnapshot, counter};
 
 use super::{
     apart::{Apart, PATIENCE},
+    go::GoTargets,
     snapshot::{self, Edge},
-    tracing::Tracing,
+    tracing::{Traced, Tracing},
 };
 use crate::{
     aggregate::fds::{FdTable, ReportInput},
-    analyse::{Window, blocked, findings, hints, locks, names::Names, time, waiting},
+    analyse::{self, Window, blocked, findings, hints, locks, names::Names, time, waiting},
     capture::{
         Capture,
         stats::{KernelTime, scaled},
@@ -22,7 +23,7 @@ use crate::{
     proc::{fd, host, limits, sockets::Sockets},
     report::{
         hist::hist,
-        model::{self, Fds, Losses, Overhead, Report, StacksHad},
+        model::{self, Fds, Go, Losses, Overhead, Report, StacksHad},
         time::rfc3339,
     },
     stacks::StackId,
@@ -202,6 +203,7 @@ impl Tracing {
             edge,
             options,
             budget,
+            go: go_targets,
             ..
         } = self;
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
@@ -262,9 +264,15 @@ impl Tracing {
             .collectors
             .fds
             .then(|| fds(&pipeline.fds, options, &self.unseen_kinds, &mut names, after.ns));
+        let mut go = options
+            .collectors
+            .go
+            .then(|| go(go_targets, targets, options, after.ns, &mut names))
+            .unwrap_or_default();
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
+                go: &go,
                 fds: fds.as_ref(),
                 time: &time,
                 run_queue: run_queue.as_ref(),
@@ -276,7 +284,8 @@ impl Tracing {
             &mut names,
         );
         let described: Vec<_> = targets.iter().map(|traced| traced.described.clone()).collect();
-        let hints = hints::hints(&described, &names.naming());
+        let mut hints = hints::hints(&described, &names.naming());
+        hints.extend(hints::unread_go(&described, go_targets.refused()));
         let probes = capture.as_ref().map(Capture::probes).unwrap_or_default();
         Report {
             schema: model::SCHEMA.to_owned(),
@@ -300,13 +309,46 @@ impl Tracing {
             run_queue,
             waiting_now,
             fds,
-            go: None,
+            go: (!go.is_empty()).then(|| go.remove(0)),
+            go_others: go,
             memory: None,
             deadlocks: Vec::new(),
             findings,
             hints,
         }
     }
+}
+
+/// The sections of Go programs, the one with most goroutines first.
+fn go(
+    go_targets: &GoTargets,
+    targets: &[Traced],
+    options: &Options,
+    now_ns: u64,
+    names: &mut Names<'_>,
+) -> Vec<Go> {
+    let version = |pid: u32| {
+        let traced = targets.iter().find(|traced| traced.held.pid == pid)?;
+        Some(traced.described.runtime.clone()).filter(|version| version != "go")
+    };
+    let older_ns = options.older.map(|older| older.as_nanos() as u64);
+    let mut all: Vec<Go> = go_targets
+        .iter()
+        .map(|(pid, target)| {
+            let seen = analyse::go::Seen {
+                pid,
+                version: version(pid),
+                reader: &target.reader,
+                account: &target.goroutines,
+                tally: target.tally,
+                cpu_ns: target.cpu.as_nanos() as u64,
+                interval_ns: target.interval.as_nanos() as u64,
+            };
+            analyse::go::go(&seen, older_ns, now_ns, names)
+        })
+        .collect();
+    all.sort_by_key(|go| std::cmp::Reverse(go.goroutines));
+    all
 }
 
 /// How stacks were had between two sums.
@@ -478,6 +520,7 @@ fn options_used(options: &Options) -> model::OptionsUsed {
             (collectors.fds, "fds"),
             (collectors.sched, "sched"),
             (collectors.io, "io"),
+            (collectors.go, "go"),
         ]
         .into_iter()
         .filter(|(on, _)| *on)

@@ -4,6 +4,7 @@ pub mod apart;
 pub mod assemble;
 pub mod budget;
 pub mod child;
+pub mod go;
 pub mod hearing;
 pub mod output;
 pub mod pipeline;
@@ -87,6 +88,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
     let (mut tick, mut sample, mut progress) = (every(TICK), every(SAMPLE), every(PROGRESS));
     let far = Duration::from_hours(10 * 365 * 24);
     let mut interval = every(tracing.options.interval.unwrap_or(far));
+    let far_off = Instant::now() + far;
     let end = tokio::time::sleep(tracing.options.duration.unwrap_or(far));
     tokio::pin!(end);
     if let Some(child) = &mut child {
@@ -94,6 +96,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
     }
     output.say(&tracing.ready_line());
     loop {
+        let look = tracing.go.due().map_or(far_off, Instant::from_std);
         tokio::select! {
             biased;
             _ = interrupt.recv() => break,
@@ -111,6 +114,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
                     break;
                 }
             }
+            () = tokio::time::sleep_until(look) => tracing.look_at_go(false),
             _ = interval.tick() => {
                 let report = tracing.report(false)?;
                 if !output.interval(&report)? {

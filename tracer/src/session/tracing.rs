@@ -11,6 +11,7 @@ use tracer_ebpf::wire::TaskSnapshot;
 use super::{
     assemble::had_since,
     budget::{Budget, Setting},
+    go::GoTargets,
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
     snapshot::Edge,
@@ -57,6 +58,8 @@ pub struct Tracing {
     pub(super) had_before: StacksHad,
     pub(super) unseen_kinds: Vec<String>,
     pub(super) budget: Budget,
+    /// Those that are Go programs.
+    pub(super) go: GoTargets,
     /// Own CPU time when the cost was last measured, and when that was.
     cost_from: (std::time::Duration, u64),
 }
@@ -96,6 +99,14 @@ impl Tracing {
         }
         if heard && options.shadow > 0 {
             pipeline.stacks.learn();
+        }
+        let mut go = GoTargets::default();
+        if options.collectors.go && !command {
+            for traced in &targets {
+                if traced.described.runtime.starts_with("go") {
+                    go.open(traced.held.pid);
+                }
+            }
         }
         let budget = Budget::new(
             options.budget,
@@ -139,6 +150,7 @@ impl Tracing {
             had_before: StacksHad::default(),
             unseen_kinds,
             budget,
+            go,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
         })
     }
@@ -188,6 +200,11 @@ impl Tracing {
                     if !described.comm.is_empty() {
                         traced.described = described;
                     }
+                    if self.options.collectors.go && traced.described.runtime.starts_with("go") {
+                        self.go.open(pid);
+                    } else {
+                        self.go.close(pid);
+                    }
                 }
                 self.reconcile(pid);
             }
@@ -207,8 +224,12 @@ impl Tracing {
                     }
                     return;
                 };
+                let described = target::describe(child);
+                if self.options.collectors.go && described.runtime.starts_with("go") {
+                    self.go.open(child);
+                }
                 self.targets.push(Traced {
-                    described: target::describe(child),
+                    described,
                     held,
                     exited: false,
                 });
@@ -248,6 +269,7 @@ impl Tracing {
                 if let Some(table) = self.pipeline.fds.get_mut(&traced.held.pid) {
                     table.on_process_exit(now);
                 }
+                self.go.ended(traced.held.pid);
                 self.pipeline.stacks.process_exit(traced.held.pid);
                 // Its id may be another's soon.
                 if let Some(capture) = &mut self.capture {
@@ -257,6 +279,13 @@ impl Tracing {
                 traced.described.threads = stat.threads;
             }
         }
+    }
+
+    /// Looks at goroutines, where it is due, or at all of them.
+    pub fn look_at_go(&mut self, all: bool) {
+        let mut go = std::mem::take(&mut self.go);
+        go.take(all, || self.drain_records());
+        self.go = go;
     }
 
     /// Measures what ctrace costs, and leaves more out or less when a budget asks for it.
@@ -366,6 +395,7 @@ impl Tracing {
     pub fn report(&mut self, last: bool) -> Result<Report> {
         self.drain();
         self.sample();
+        self.look_at_go(true);
         let alive = self.alive();
         if self.options.collectors.fds {
             for &pid in &alive {

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use object::elf;
 
 /// Section or table read whole: the `.eh_frame` of the largest browsers is below this.
-pub(super) const MAX_SECTION: u64 = 256 << 20;
+pub(crate) const MAX_SECTION: u64 = 256 << 20;
 /// Program headers read.
 const MAX_SEGMENTS: u64 = 512;
 /// Section headers read; an object file compiled with one section per function has most.
@@ -18,7 +18,7 @@ const MAX_SECTIONS: u64 = 1 << 17;
 const MAX_BUILD_ID: usize = 64;
 
 /// Something that has bytes at offsets.
-pub(super) trait Image {
+pub(crate) trait Image {
     /// `len` bytes at `offset`, or none of them.
     fn read_at(&self, offset: u64, len: u64) -> Option<Vec<u8>>;
 }
@@ -46,38 +46,38 @@ impl Image for [u8] {
 
 /// A `PT_LOAD` segment, or the one that holds `.eh_frame_hdr` or the dynamic section.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
-    pub(super) kind: u32,
-    pub(super) exec: bool,
-    pub(super) offset: u64,
-    pub(super) vaddr: u64,
-    pub(super) file_size: u64,
-    pub(super) memory_size: u64,
+pub(crate) struct Segment {
+    pub(crate) kind: u32,
+    pub(crate) exec: bool,
+    pub(crate) offset: u64,
+    pub(crate) vaddr: u64,
+    pub(crate) file_size: u64,
+    pub(crate) memory_size: u64,
 }
 
 /// A section header with its name.
 #[derive(Clone, Debug)]
-pub(super) struct Section {
-    pub(super) name: String,
-    pub(super) kind: u32,
-    pub(super) compressed: bool,
-    pub(super) addr: u64,
-    pub(super) offset: u64,
-    pub(super) size: u64,
-    pub(super) link: u32,
+pub(crate) struct Section {
+    pub(crate) name: String,
+    pub(crate) kind: u32,
+    pub(crate) compressed: bool,
+    pub(crate) addr: u64,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+    pub(crate) link: u32,
 }
 
 /// Headers of an x86-64 ELF file.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Elf {
-    pub(super) segments: Vec<Segment>,
-    pub(super) sections: Vec<Section>,
-    pub(super) build_id: Vec<u8>,
+pub(crate) struct Elf {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) sections: Vec<Section>,
+    pub(crate) build_id: Vec<u8>,
 }
 
 impl Elf {
     /// Reads the headers. None if this is no 64-bit little-endian x86-64 ELF file.
-    pub(super) fn parse(image: &(impl Image + ?Sized)) -> Option<Self> {
+    pub(crate) fn parse(image: &(impl Image + ?Sized)) -> Option<Self> {
         let header = image.read_at(0, 64)?;
         let ident = [
             elf::ELFMAG[0],
@@ -115,12 +115,12 @@ impl Elf {
     }
 
     /// The section of that name.
-    pub(super) fn section(&self, name: &str) -> Option<&Section> {
+    pub(crate) fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|s| s.name == name)
     }
 
     /// Whether Go's linker had a hand in it, as far as sections tell.
-    pub(super) fn is_go(&self) -> bool {
+    pub(crate) fn is_go(&self) -> bool {
         let go = |name: &str| {
             name.ends_with(".gopclntab") || name.starts_with(".go.") || name == ".note.go.buildid"
         };
@@ -128,7 +128,7 @@ impl Elf {
     }
 
     /// Bytes of a section that has some in the file, uncompressed.
-    pub(super) fn section_data(image: &(impl Image + ?Sized), section: &Section) -> Option<Vec<u8>> {
+    pub(crate) fn section_data(image: &(impl Image + ?Sized), section: &Section) -> Option<Vec<u8>> {
         if section.kind == elf::SHT_NOBITS || section.compressed || section.size == 0 {
             return None;
         }
@@ -136,7 +136,7 @@ impl Elf {
     }
 
     /// File offset of a virtual address, and how many bytes of its segment the file holds from there.
-    pub(super) fn file_offset(&self, vaddr: u64) -> Option<(u64, u64)> {
+    pub(crate) fn file_offset(&self, vaddr: u64) -> Option<(u64, u64)> {
         self.segments
             .iter()
             .filter(|s| s.kind == elf::PT_LOAD)
@@ -149,7 +149,7 @@ impl Elf {
     /// What to subtract from an address in a mapping to get its virtual address in the file.
     ///
     /// Per segment, as a linker may give each its own distance between file offset and address (LLD does).
-    pub(super) fn bias(&self, start: u64, offset: u64, exec: bool) -> Option<u64> {
+    pub(crate) fn bias(&self, start: u64, offset: u64, exec: bool) -> Option<u64> {
         let page = |s: &Segment| s.offset & !0xfff;
         let loads = || self.segments.iter().filter(|s| s.kind == elf::PT_LOAD);
         let holds = |s: &Segment| page(s) <= offset && offset < s.offset.saturating_add(s.file_size);
@@ -219,7 +219,7 @@ fn find_build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A NUL-terminated text in a string table; at most 16 KiB of it.
-pub(super) fn text_at(table: &[u8], at: usize) -> Option<String> {
+pub(crate) fn text_at(table: &[u8], at: usize) -> Option<String> {
     let rest = table.get(at..)?;
     let rest = rest.get(..16 << 10).unwrap_or(rest);
     let end = rest.iter().position(|&b| b == 0)?;
@@ -230,14 +230,14 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     array_at(bytes, at).map(u16::from_le_bytes)
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     array_at(bytes, at).map(u32::from_le_bytes)
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     array_at(bytes, at).map(u64::from_le_bytes)
 }

@@ -10,7 +10,7 @@ mod cfi;
 mod code;
 mod data;
 mod debug_file;
-mod elf;
+pub(crate) mod elf;
 mod expr;
 mod file_names;
 mod go;
@@ -22,7 +22,7 @@ mod log;
 mod memory;
 mod memos;
 mod module;
-mod pclntab;
+pub(crate) mod pclntab;
 mod row;
 mod space;
 mod symbols;
@@ -311,6 +311,37 @@ impl Stacks {
             end,
             needed: memory.needed,
         }
+    }
+
+    /// The number of a stack that something else walked: addresses of a process, leaf first, and whether a call returns there.
+    pub fn intern_code(&mut self, tgid: u32, code: &[(u64, bool)], cut: bool) -> StackId {
+        let Self {
+            spaces,
+            modules,
+            failures,
+            interned,
+            ..
+        } = self;
+        let space = spaces.entry(tgid).or_default();
+        let frames: Vec<Frame> = code
+            .iter()
+            .map(|&(address, return_address)| {
+                let inside = address.wrapping_sub(u64::from(return_address));
+                let (module, offset) = match space.code(tgid, inside, modules, failures) {
+                    space::Code::File { module, bias, .. } => (Some(module), address.wrapping_sub(bias)),
+                    _ => (None, 0),
+                };
+                Frame {
+                    module,
+                    address,
+                    offset,
+                    return_address,
+                    guessed: false,
+                }
+            })
+            .collect();
+        let end = if cut { End::TooDeep } else { End::Complete };
+        interned.intern(tgid, &frames, end)
     }
 
     /// Takes what the kernel told of a process's mappings: the file is opened at once, the mapping counts when

@@ -19,6 +19,9 @@ mod tests;
 use super::elf::{Image, u32_at, u64_at};
 use values::Values;
 
+/// What a function is to the runtime's own walk of stacks (`abi.FuncFlag`).
+const TOP_FRAME: u8 = 1;
+const SP_WRITE: u8 = 2;
 /// Calls inlined into each other at one place.
 const MAX_INLINED: usize = 128;
 /// A name or a path is shorter.
@@ -129,35 +132,100 @@ struct Function {
 
 /// One frame, as Go would print it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct GoFrame {
-    pub(super) name: String,
-    pub(super) file: Option<String>,
-    pub(super) line: Option<u32>,
+pub(crate) struct GoFrame {
+    pub(crate) name: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
 }
 
 /// What lies at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct GoCode {
+pub(crate) struct GoCode {
     /// Innermost first; the last is the function that was compiled, the others were inlined into it.
-    pub(super) frames: Vec<GoFrame>,
+    pub(crate) frames: Vec<GoFrame>,
     /// First address of that function.
-    pub(super) start: u64,
+    pub(crate) start: u64,
 }
 
 /// The table of one file.
 #[derive(Debug)]
-pub(super) struct Pclntab {
+pub(crate) struct Pclntab {
     bytes: Vec<u8>,
     header: Header,
     /// What starts are counted from; 0 where they are addresses.
     text: u64,
     /// What trees of inlined calls are counted from; 0 where they are addresses. None: not found.
     trees: Option<u64>,
+    /// Where the runtime's description of the program lies.
+    described: Option<u64>,
+}
+
+/// How the runtime walks on from an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Bytes between the stack pointer there and the return address.
+    pub(crate) size: u32,
+    /// Nobody called it.
+    pub(crate) top: bool,
+    /// It moves the stack pointer in ways that are not described: only a leaf can be walked on from.
+    pub(crate) moves_sp: bool,
+    /// First address of the function.
+    pub(crate) start: u64,
 }
 
 impl Pclntab {
+    /// How the runtime walks on from an address; None where there is no function, or no table of its frame.
+    pub(crate) fn step(&self, pc: u64) -> Option<Step> {
+        let function = self.function(pc)?;
+        // `funcID`, `flag`, padding and the number of its data end the record.
+        let flags = *self
+            .bytes
+            .get(function.at.checked_add(self.header.version.record() - 3)?)?;
+        let table = self.field(&function, 4)?;
+        let size = if table == 0 {
+            0
+        } else {
+            self.value(&function, table, pc)?
+        };
+        Some(Step {
+            size: u32::try_from(size).ok()?,
+            top: flags & TOP_FRAME != 0,
+            moves_sp: flags & SP_WRITE != 0,
+            start: function.start,
+        })
+    }
+
+    /// Calls with every function's name, first address and end, in the order of addresses.
+    pub(crate) fn each_function(&self, mut f: impl FnMut(&[u8], u64, u64)) {
+        let Some(names) = self.bytes.get(self.header.names..self.header.units) else {
+            return;
+        };
+        for at in 0..self.header.functions {
+            let name = self.nth(at).and_then(|function| {
+                let from = self.field(&function, 1)? as usize;
+                let rest = names.get(from..)?;
+                let end = rest.iter().take(MAX_TEXT).position(|&b| b == 0)?;
+                Some((rest.get(..end)?, function))
+            });
+            if let Some((name, function)) = name {
+                f(name, function.start, function.end);
+            }
+        }
+    }
+
+    /// Name of the function that holds an address, without what was inlined there.
+    pub(crate) fn function_name(&self, pc: u64) -> Option<String> {
+        let function = self.function(pc)?;
+        self.name(self.field(&function, 1)?)
+    }
+
+    /// Where the runtime's own description of the program lies (`runtime.firstmoduledata`).
+    pub(crate) const fn described(&self) -> Option<u64> {
+        self.described
+    }
+
     /// The table of a Go program; None for any other, and for one that is damaged.
-    pub(super) fn read(image: &(impl Image + ?Sized), elf: &super::elf::Elf) -> Option<Self> {
+    pub(crate) fn read(image: &(impl Image + ?Sized), elf: &super::elf::Elf) -> Option<Self> {
         locate::read(image, elf)
     }
 
@@ -169,6 +237,7 @@ impl Pclntab {
             header,
             text,
             trees: None,
+            described: None,
         };
         let room = table.bytes.len().checked_sub(header.list)?;
         let needed = header
@@ -180,13 +249,13 @@ impl Pclntab {
     }
 
     /// Bytes held.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.bytes.len()
     }
 
     /// Functions, and what was inlined, at a virtual address; `image` is the file that it was read from. Between functions
     /// there is nothing.
-    pub(super) fn code(
+    pub(crate) fn code(
         &self,
         image: &(impl Image + ?Sized),
         elf: &super::elf::Elf,

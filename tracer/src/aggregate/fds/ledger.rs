@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::births::Source;
-use super::series::Series;
 use super::{Death, FdTable, Live, MAX_CALLS, MAX_LIVE, MAX_ROWS, Origin, Row, RowKey};
+use crate::aggregate::series::Series;
 use crate::report::model::FdKind;
 
 impl FdTable {

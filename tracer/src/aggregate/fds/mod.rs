@@ -16,8 +16,6 @@ mod events;
 mod ledger;
 mod reconcile;
 mod report;
-mod series;
-mod verdict;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -26,7 +24,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub use self::reconcile::Reconciled;
 pub use self::report::ReportInput;
-use self::series::{Series, Timeline};
+use super::series::{Series, Timeline};
 use crate::proc::fd::FdScan;
 use crate::report::model::FdKind;
 use crate::stacks::StackId;

@@ -1,8 +1,8 @@
 //! The table as a section of the report.
 
-use super::verdict::{self, Evidence};
 use super::{FdTable, Live, Origin, Row, RowKey, births};
 use crate::aggregate::hist::Histogram;
+use crate::aggregate::verdict::{self, Evidence};
 use crate::proc::fd::{FdEntry, FdScan};
 use crate::proc::sockets::Sockets;
 use crate::report::model::{FdExample, FdStack, Fds, Hist, StackKey, Verdict};

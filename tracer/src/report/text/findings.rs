@@ -5,7 +5,7 @@ use super::escape::{clean, head, name};
 use super::page::{Column, Tone};
 use super::screen::word;
 use crate::report::model::{Finding, Severity};
-use crate::report::units::{bytes, count, percent, rate};
+use crate::report::units::{bytes, percent, rate};
 
 const SEVERITY: usize = 10;
 
@@ -168,22 +168,12 @@ impl View<'_> {
         lines
     }
 
-    /// Memory and the Go runtime.
+    /// Memory.
     pub(super) fn memory_details(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(go) = &self.report.go {
-            let version = go["version"]
-                .as_str()
-                .map_or_else(|| "Go".to_owned(), |version| name(version, 24));
-            let goroutines = go["goroutines"].as_u64().map_or_else(|| "?".to_owned(), count);
-            lines.push(
-                self.page
-                    .heading(&format!("Go runtime: {version}, {goroutines} goroutines")),
-            );
-        }
         let Some(memory) = &self.report.memory else {
-            return lines;
+            return Vec::new();
         };
+        let mut lines = Vec::new();
         let growth = |per_s: f64| format!("{}{}/s", if per_s > 0.0 { "+" } else { "" }, bytes(per_s));
         let heading = format!(
             "Memory: {} → {} resident, {}",

@@ -10,7 +10,7 @@ use crate::report::units::{GLUE, bytes, count, counted, p99_cell, percent, share
 /// Lines of the first screen.
 pub(super) const SCREEN: usize = 24;
 /// Columns of a label before a line of its own.
-const LABEL: usize = 11;
+pub(super) const LABEL: usize = 11;
 /// Of its time, a thread that is called bound by the CPU spends this much running or runnable.
 const BUSY: f64 = 0.8;
 /// CPUs that such threads must have used or wanted on average, to be worth the word.
@@ -31,16 +31,24 @@ impl View<'_> {
         let least = 1 + 2 * locks.min(1) + 1 + 2 * suspects.min(1);
         let per_finding = if self.options.verbose { 3 } else { 2 };
 
-        // What gives way first: findings, then causes of loss, then the blank lines.
-        let fits = |&(findings, causes, blank): &(usize, usize, usize)| {
-            let taken = head.len() + self.tail(causes).len() + 1 + findings * per_finding + blank;
+        // What gives way first: the line on goroutines, findings, then causes of loss, then the blank lines.
+        let fits = |&(findings, causes, blank, go): &(usize, usize, usize, bool)| {
+            let taken = head.len() + self.tail(causes, go).len() + 1 + findings * per_finding + blank;
             taken + least <= SCREEN
         };
-        let choices = [(3, 3, 4), (2, 3, 4), (1, 3, 4), (2, 1, 4), (1, 1, 4), (1, 1, 0)];
-        let choices = choices.map(|(most, causes, blank)| (most.min(findings), causes, blank));
-        let (findings, causes, blank) = choices.into_iter().find(fits).unwrap_or(choices[5]);
+        let choices = [
+            (3, 3, 4, true),
+            (3, 3, 4, false),
+            (2, 3, 4, false),
+            (1, 3, 4, false),
+            (2, 1, 4, false),
+            (1, 1, 4, false),
+            (1, 1, 0, false),
+        ];
+        let choices = choices.map(|(most, causes, blank, go)| (most.min(findings), causes, blank, go));
+        let (findings, causes, blank, go) = choices.into_iter().find(fits).unwrap_or(choices[6]);
 
-        let tail = self.tail(causes);
+        let tail = self.tail(causes, go);
         let taken = head.len() + tail.len() + 1 + findings * per_finding + blank;
         let spare = SCREEN.saturating_sub(taken + least);
         let more_suspects = suspects
@@ -63,9 +71,10 @@ impl View<'_> {
         (lines, findings)
     }
 
-    /// The lines below the tables, with so many causes of loss.
-    fn tail(&self, causes: usize) -> Vec<String> {
-        let mut lines = self.run_queue_line();
+    /// The lines below the tables, with so many causes of loss; `go`: with one on goroutines.
+    fn tail(&self, causes: usize, go: bool) -> Vec<String> {
+        let mut lines = if go { self.go_line() } else { Vec::new() };
+        lines.extend(self.run_queue_line());
         lines.extend(self.hint_line());
         lines.extend(self.loss_lines(causes));
         lines.extend(self.cost_lines());

@@ -107,6 +107,22 @@ fn contended_and_leaking() {
       2 found open whose birth was not seen; 1 found closed whose death was not seen; this kernel shows
       no stack for: io_uring
 
+    Goroutines of 4242 (go1.24.1): 811 alive, 14 running, 797 waiting
+             live   growth  doing       oldest  where                            created by
+      leaking   797  +9.70/s  chan send   2.30 s  dial ← Db::connect ← retry_once  main.fanOut
+      steady     14      0/s  running    18.0 us  (no stack)
+      leaking (71 % sure): 797 in chan send, 774 came, 0 left, 23 at start, +9.70/s
+        for at least: p50 1.15 s, p99 2.28 s (n=797, 2.26–2.29), max 2.30 s
+            __socket  libc.so.6
+            dial  src/db.cc:17
+            Db::connect  src/db.cc:44
+            retry_once  src/retry.cc:9
+            created by main.fanOut  /srv/src/fan.go:97
+      Time by samples      time  95 %                 samples  where
+      chan send        13.3 min  11.7 min … 15.0 min   40,100  dial ← Db::connect ← retry_once
+      101 snapshots, now one every 20.0 ms, 31.0 ms of CPU; 900 stacks walked, 79,000 found unchanged; 7
+      moved while they were read, not shown
+
     Blocked, by reason  sleeps    total      p50      p99      max  in
       file io               97   818 ms  8.44 ms  14.9 ms  14.9 ms  kernel: io_schedule ← …
       socket read          400  79.8 ms   199 us   297 us   299 us  (10.0.0.7:5432) Db::query ← …
@@ -120,7 +136,6 @@ fn contended_and_leaking() {
       10 other threads  1.10 s    1.1 %   < 0.1 %     99 %  futex 98.0 s
       the hypervisor took 12.0 ms from this host's CPUs
 
-    Go runtime: go1.24.1, 811 goroutines
     Memory: 210 MB → 214 MB resident, +400 kB/s
       by stack                         faulted in     growth
       dial ← Db::connect ← retry_once     3.90 MB  +390 kB/s
@@ -288,6 +303,7 @@ fn hostile_names() {
     Leak suspects  live   growth  kind    call              created by
       leaking        41  +4.10/s  socket  socket\x…x09"\\é  dial\x1b[2J\…0b}\x09"\\é
 
+    Goroutines 811 alive, +9.70/s; 797 in chan se…1b[2J\x1b]0;ow…fd}\u{200b}\x09"\\é
     Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; 1,977 woken, 23 preempted
     Losses     complete: nothing lost
     Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 30.6 MB
@@ -389,6 +405,24 @@ fn hostile_names() {
       2 found open whose birth was not seen; 1 found closed whose death was not
       seen; this kernel shows no stack for: io_uring\x1b…0b}\x09"\\é
 
+    Goroutines of 4242 (go1.24.1\x1b…0b}\x09…\é): 811 alive, 14 running, 797 waiting
+             live   growth  doing           oldest  where           created by
+      leaking   797  +9.70/s  chan se…09"\\é  2.30 s  dial\x1…09"\\é  main.fa…09"\\é
+      … 1 more stack in the JSON
+      leaking (71 % sure): 797 in chan send\x1b[…200b}\x09"\\é, 774 came, 0 left, 23
+      at start, +9.70/s
+        for at least: min 9.00 ms, p50 1.15 s, p90 2.07 s,
+        p99 2.28 s (n=797, 2.26–2.29), max 2.30 s
+            __socket\x1b[2J…{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
+            dial\x1b[2J\x…200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:17
+            Db::connect\x…200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:44
+            retry_once\x1b…200b}\x09"\\é  src/retry.cc\x1b[2J\…fd}\u{200b}\x09"\\é:9
+            created by main.fanOut\x1b[2J\x1b]0;…go:97\x1b[2…u{fffd}\u{200b}\x09"\\é
+      Time by samples         time  95 %                 samples  where
+      chan send…\x09"\\é  13.3 min  11.7 min … 15.0 min   40,100  dial\x1b[…\x09"\\é
+      101 snapshots, now one every 20.0 ms, 31.0 ms of CPU; 900 stacks walked,
+      79,000 found unchanged; 7 moved while they were read, not shown
+
     Blocked, by reason
       file io: 97 sleeps, 818 ms, longest 14.9 ms
         97 sleeps, 818 ms: min 2.00 ms, p50 8.44 ms, p90 13.7 ms,
@@ -419,7 +453,6 @@ fn hostile_names() {
     Run queue by thread       delays    total      p50           p99 (95 %)      max
       worker-3\x1…\\é (4250)     700  32.2 ms  46.0 us  89.0 us (88.1–89.0)  89.0 us
 
-    Go runtime: go1.24.1\x1b…0b}\x09"\\é, 811 goroutines
     Memory: 210 MB → 214 MB resident, +400 kB/s
       by stack                                                 faulted in     growth
       dial\x1b[2J\x1b]0;ow…fd}\u{200b}\x09"\\é ← …                3.90 MB  +390 kB/s
@@ -493,6 +526,7 @@ fn without_verbose_a_crowded_report_stays_short() {
     let mut report = sample::contended();
     // Rare, and worth the lines that it adds.
     report.deadlocks.clear();
+    report.go = None;
     let locks = report.locks.as_mut().unwrap();
     let minor = locks[1].clone();
     locks.extend((0..40).map(|_| minor.clone()));

@@ -69,9 +69,10 @@ fn table(
     described.extend(pointers(image, elf, addr, table.header.names as u64));
     let words = descriptions(image, elf, relocations, &described)
         .into_iter()
-        .find(|words| describes(words, &table, addr));
+        .find(|(_, words)| describes(words, &table, addr));
     match words {
-        Some(words) => {
+        Some((place, words)) => {
+            table.described = Some(place);
             if table.header.version != Version::Go116 {
                 table.text = *words.get(TEXT)?;
                 table.trees = trees(image, elf, &mut table, &words);
@@ -218,7 +219,7 @@ fn descriptions(
     elf: &Elf,
     relocations: &Relocations<'_, impl Image + ?Sized>,
     places: &[u64],
-) -> Vec<Vec<u64>> {
+) -> Vec<(u64, Vec<u64>)> {
     let mut all: Vec<(u64, Vec<u8>)> = places
         .iter()
         .filter_map(|&place| {
@@ -236,7 +237,9 @@ fn descriptions(
             .filter_map(|at| u64_at(&bytes, 8 * at))
             .collect()
     };
-    all.into_iter().map(|(_, bytes)| words(bytes)).collect()
+    all.into_iter()
+        .map(|(place, bytes)| (place, words(bytes)))
+        .collect()
 }
 
 /// Writes a relocated word into bytes that are at `start`.

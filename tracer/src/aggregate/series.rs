@@ -4,7 +4,7 @@
 //! lost, however coarse the series has become: what was drained once cannot look like growth.
 
 /// Most samples kept.
-pub(super) const MAX_SAMPLES: usize = 240;
+pub(crate) const MAX_SAMPLES: usize = 240;
 /// With more series than this, half as many: 6 MB in all either way.
 const MANY: usize = 2048;
 /// Most points that a slope is taken over: its cost is quadratic.
@@ -12,7 +12,7 @@ const SLOPE_POINTS: usize = 48;
 
 /// When the samples of all series of one table were taken.
 #[derive(Clone, Debug)]
-pub(super) struct Timeline {
+pub(crate) struct Timeline {
     times: Vec<u64>,
     start_ns: Option<u64>,
     /// One of so many snapshots is kept.
@@ -22,7 +22,7 @@ pub(super) struct Timeline {
 
 /// What a snapshot asks of every series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Take {
+pub(crate) enum Take {
     /// Nothing: between two samples.
     Skip,
     /// Add a sample.
@@ -32,7 +32,7 @@ pub(super) enum Take {
 }
 
 impl Timeline {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             times: Vec::new(),
             start_ns: None,
@@ -42,20 +42,20 @@ impl Timeline {
     }
 
     /// Notes that something happened at `ns`; the first call sets the start.
-    pub(super) fn begin(&mut self, ns: u64) {
+    pub(crate) fn begin(&mut self, ns: u64) {
         self.start_ns.get_or_insert(ns);
     }
 
-    pub(super) const fn start_ns(&self) -> Option<u64> {
+    pub(crate) const fn start_ns(&self) -> Option<u64> {
         self.start_ns
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.times.len()
     }
 
     /// What to do now with each of so many series.
-    pub(super) fn take(&mut self, now_ns: u64, series: usize) -> Take {
+    pub(crate) fn take(&mut self, now_ns: u64, series: usize) -> Take {
         let max = if series > MANY {
             MAX_SAMPLES / 2
         } else {
@@ -101,13 +101,13 @@ struct Sample {
 
 /// One series: descriptors of one stack, or of the whole table.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Series {
+pub(crate) struct Series {
     /// Births since the start.
-    pub(super) opened: u64,
+    pub(crate) opened: u64,
     /// Deaths since the start.
-    pub(super) closed: u64,
+    pub(crate) closed: u64,
     /// Open at the start.
-    pub(super) at_start: u64,
+    pub(crate) at_start: u64,
     low: u64,
     high: u64,
     samples: Vec<Sample>,
@@ -115,40 +115,40 @@ pub(super) struct Series {
 
 impl Series {
     /// A series without descriptors until now, on a timeline that already has `len` samples.
-    pub(super) fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         Self {
             samples: vec![Sample::default(); len],
             ..Self::default()
         }
     }
 
-    pub(super) const fn live(&self) -> u64 {
+    pub(crate) const fn live(&self) -> u64 {
         (self.at_start + self.opened).saturating_sub(self.closed)
     }
 
-    pub(super) fn born(&mut self) {
+    pub(crate) fn born(&mut self) {
         self.opened += 1;
         self.high = self.high.max(self.live());
     }
 
-    pub(super) fn died(&mut self) {
+    pub(crate) fn died(&mut self) {
         self.closed += 1;
         self.low = self.low.min(self.live());
     }
 
     /// One that was open at the start.
-    pub(super) fn seeded(&mut self) {
+    pub(crate) fn seeded(&mut self) {
         self.at_start += 1;
         (self.low, self.high) = (self.live(), self.live());
     }
 
     /// One thought open at the start was born after it.
-    pub(super) fn unseeded(&mut self) {
+    pub(crate) fn unseeded(&mut self) {
         self.at_start = self.at_start.saturating_sub(1);
         self.low = self.low.min(self.live());
     }
 
-    pub(super) fn sample(&mut self, take: Take) {
+    pub(crate) fn sample(&mut self, take: Take) {
         if take == Take::Skip {
             return;
         }
@@ -173,7 +173,7 @@ impl Series {
     }
 
     /// The shape of the series from the timeline's start to `now_ns`.
-    pub(super) fn shape(&self, line: &Timeline, now_ns: u64) -> Shape {
+    pub(crate) fn shape(&self, line: &Timeline, now_ns: u64) -> Shape {
         let start_ns = line.start_ns.unwrap_or(now_ns);
         let window_ns = now_ns.saturating_sub(start_ns);
         let mut points: Vec<(u64, Sample)> = line
@@ -207,19 +207,19 @@ impl Series {
 
 /// What a series looked like in each quarter of its window.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Length of the window.
-    pub(super) window_ns: u64,
+    pub(crate) window_ns: u64,
     /// Lowest number in each quarter.
-    pub(super) floors: [u64; 4],
+    pub(crate) floors: [u64; 4],
     /// Highest number in each quarter.
-    pub(super) peaks: [u64; 4],
+    pub(crate) peaks: [u64; 4],
     /// Number at the end of each quarter.
-    pub(super) ends: [u64; 4],
+    pub(crate) ends: [u64; 4],
     /// Each quarter has samples enough to speak of.
-    pub(super) enough: bool,
+    pub(crate) enough: bool,
     /// Theil–Sen slope of the live number.
-    pub(super) slope_per_s: f64,
+    pub(crate) slope_per_s: f64,
 }
 
 /// Theil–Sen: the median of the slopes between all pairs of points; up to 29 % of wild points do not move it.

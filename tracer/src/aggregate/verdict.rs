@@ -9,35 +9,35 @@ const MIN_OPENED: u64 = 5;
 /// Growth that is less than this is none.
 const MIN_GROWTH: u64 = 5;
 /// Shorter windows say nothing: quarters of less than 250 ms cannot tell a start-up from a trend.
-pub(super) const MIN_WINDOW_NS: u64 = 1_000_000_000;
+pub(crate) const MIN_WINDOW_NS: u64 = 1_000_000_000;
 /// A window that takes nothing off a confidence.
 const FULL_WINDOW_NS: f64 = 60e9;
 
 /// What is known of the descriptors of one stack.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Evidence {
+pub(crate) struct Evidence {
     /// No record about descriptors was lost.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
     /// The row mixes stacks (births without one), or is folded.
-    pub(super) mixed: bool,
+    pub(crate) mixed: bool,
     /// Births.
-    pub(super) opened: u64,
+    pub(crate) opened: u64,
     /// Deaths.
-    pub(super) closed: u64,
+    pub(crate) closed: u64,
     /// Open at the start.
-    pub(super) at_start: u64,
+    pub(crate) at_start: u64,
     /// Open now.
-    pub(super) live: u64,
+    pub(crate) live: u64,
     /// Over time.
-    pub(super) shape: Shape,
+    pub(crate) shape: Shape,
     /// Those open now, by the quarter in which they were born.
-    pub(super) survivors: [u64; 4],
+    pub(crate) survivors: [u64; 4],
     /// Open now, and at least as old as a suspect must be: `--older`, or a quarter of the window.
-    pub(super) old: u64,
+    pub(crate) old: u64,
     /// Ended at such an age.
-    pub(super) late_deaths: u64,
+    pub(crate) late_deaths: u64,
     /// Descriptors of the same kinds that were open before the start and ended since.
-    pub(super) before_closed: u64,
+    pub(crate) before_closed: u64,
 }
 
 /// Verdict and how sure it is, 0 to 1.
@@ -60,7 +60,7 @@ pub(super) struct Evidence {
 /// of the floor); 1 when others of the same stack were closed, 0.8 when none was; 0.7 + 0.3 × (window / 60 s, at
 /// most 1); 0.6 when the row mixes stacks; 0.5 when `growing`. Of the other verdicts: `n / (n + 5)` for `n` births
 /// (1 without any) times the window's factor. 0 when unknown.
-pub(super) fn judge(evidence: &Evidence) -> (Verdict, f64) {
+pub(crate) fn judge(evidence: &Evidence) -> (Verdict, f64) {
     let Evidence {
         opened,
         closed,
@@ -137,7 +137,7 @@ fn leaks(evidence: &Evidence, grew: u64) -> bool {
 }
 
 /// The floor rises from quarter to quarter, and has not slowed down by much.
-pub(super) fn rising(shape: &Shape) -> bool {
+pub(crate) fn rising(shape: &Shape) -> bool {
     let [first, second, third, last] = shape.floors;
     shape.enough
         && shape.window_ns >= MIN_WINDOW_NS

@@ -1,0 +1,89 @@
+//! Goroutines that never end.
+
+use serde_json::json;
+
+use super::{LEAK_CONFIDENCE, SUBJECT, SURE, evidence, function};
+use crate::{
+    analyse::names::Names,
+    report::{
+        frames::cut,
+        model::{Finding, Go, GoStack, Severity, Verdict},
+        units::{count, duration},
+    },
+};
+
+/// Goroutines of one creator that grow without end: one finding, of the place where most of them are stuck.
+pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+    let mut told: Vec<&Option<String>> = Vec::new();
+    for row in &go.by_stack {
+        if row.verdict != Verdict::Leaking
+            || row.confidence < LEAK_CONFIDENCE
+            || told.contains(&&row.created_at)
+        {
+            continue;
+        }
+        told.push(&row.created_at);
+        let creator = row.created_by.clone().unwrap_or_else(|| "the runtime".into());
+        let same = |other: &&GoStack| other.created_at == row.created_at && other.verdict == Verdict::Leaking;
+        let (mut count_, mut growth) = (0, 0.0);
+        for other in go.by_stack.iter().filter(same) {
+            count_ += other.count;
+            growth += other.growth_per_s;
+        }
+        let stuck = function(names, row.stack.as_ref());
+        let doing = row.wait_reason.clone().unwrap_or_else(|| row.status.clone());
+        found.push(Finding {
+            id: "go.leak".into(),
+            severity: if row.confidence >= SURE {
+                Severity::High
+            } else {
+                Severity::Medium
+            },
+            confidence: row.confidence,
+            title: format!(
+                "{} leaks goroutines: {} stuck in {} ({doing}), {growth:+.1}/s",
+                cut(&creator, SUBJECT),
+                count(count_),
+                cut(&stuck, SUBJECT),
+            ),
+            detail: format!(
+                "created at {}; {} began, {} ended, the longest has been there for {}",
+                row.created_at.as_deref().unwrap_or("an unknown place"),
+                count(row.opened),
+                count(row.closed),
+                duration(row.wait_ns.max_ns)
+            ),
+            evidence: evidence(&[
+                ("created_by", json!(row.created_by)),
+                ("created_at", json!(row.created_at)),
+                ("count", json!(count_)),
+                ("opened", json!(row.opened)),
+                ("closed", json!(row.closed)),
+                ("growth_per_s", json!(growth)),
+                ("wait_reason", json!(row.wait_reason)),
+                ("oldest_ns", json!(row.wait_ns.max_ns)),
+            ]),
+            remedy: remedy(row.wait_reason.as_deref(), &creator),
+            stack: row.stack.clone(),
+            lock: None,
+        });
+    }
+}
+
+/// What ends a goroutine that is stuck so.
+fn remedy(reason: Option<&str>, creator: &str) -> String {
+    match reason {
+        Some(reason) if reason.starts_with("chan send") => format!(
+            "Nobody receives what they send: give {creator}'s channel room for all results, or send in a select with ctx.Done()."
+        ),
+        Some(reason) if reason.starts_with("chan receive") => format!(
+            "Nobody sends to, or closes, the channel that they receive from: close it on every path out of {creator}."
+        ),
+        Some(reason) if reason.starts_with("select") => {
+            format!(
+                "No case of their select ever ends them: give what {creator} starts a context or a done channel, and end it."
+            )
+        }
+        _ => format!("Give what {creator} starts an end on every path, such as a context that is cancelled."),
+    }
+}

@@ -1,0 +1,215 @@
+//! Goroutines.
+
+use super::View;
+use super::escape::{cut, name};
+use super::page::Column;
+use super::screen::{LABEL, word};
+use crate::report::model::{Go, GoStack, Verdict};
+use crate::report::units::{count, counted, percent, time};
+
+/// Stacks of goroutines shown whole, for one who does not ask for more.
+const WHOLE: usize = 3;
+/// Columns of a `go` statement's place.
+const PLACE: usize = 48;
+
+/// What goroutines of a row do.
+fn doing(status: &str, reason: Option<&str>) -> String {
+    name(reason.unwrap_or(status), 28)
+}
+
+/// Made by the runtime for itself.
+fn is_own(row: &GoStack) -> bool {
+    row.created_by
+        .as_deref()
+        .is_some_and(|name| name.starts_with("runtime."))
+}
+
+impl View<'_> {
+    /// One line of the first screen.
+    pub(super) fn go_line(&self) -> Vec<String> {
+        let Some(go) = &self.report.go else {
+            return Vec::new();
+        };
+        let worst = go.by_stack.iter().find(|row| !is_own(row));
+        let most = worst.map_or_else(String::new, |row| {
+            let doing = doing(&row.status, row.wait_reason.as_deref());
+            format!(
+                "; {} in {doing}, {}",
+                count(row.count),
+                self.app(row.stack.as_ref())
+            )
+        });
+        let growth: f64 = go.by_creator.iter().map(|row| row.growth_per_s).sum();
+        let text = format!("{} alive, {}{most}", count(go.goroutines), Self::per_s(growth));
+        let room = self.page.width.saturating_sub(LABEL);
+        self.page.labelled(LABEL, "Goroutines", &cut(&text, room))
+    }
+
+    pub(super) fn go_details(&self) -> Vec<String> {
+        let all = self.report.go.iter().chain(&self.report.go_others);
+        all.flat_map(|go| self.one_go(go)).collect()
+    }
+
+    fn one_go(&self, go: &Go) -> Vec<String> {
+        let version = go
+            .version
+            .as_deref()
+            .map_or_else(|| "Go".to_owned(), |version| name(version, 24));
+        let states: Vec<String> = go
+            .by_status
+            .iter()
+            .map(|(status, n)| format!("{} {}", count(*n), name(status, 16)))
+            .collect();
+        let heading = format!(
+            "Goroutines of {} ({version}): {} alive, {}",
+            go.pid,
+            count(go.goroutines),
+            states.join(", ")
+        );
+        let told: Vec<&GoStack> = go
+            .by_stack
+            .iter()
+            .filter(|row| self.options.verbose || !is_own(row))
+            .collect();
+        let own: u64 = go
+            .by_stack
+            .iter()
+            .filter(|row| is_own(row))
+            .map(|row| row.count)
+            .sum();
+        let rows: Vec<&GoStack> = told.iter().copied().take(self.top()).collect();
+        let cells: Vec<Vec<String>> = rows
+            .iter()
+            .map(|row| {
+                vec![
+                    word(&row.verdict),
+                    count(row.count),
+                    Self::per_s(row.growth_per_s),
+                    doing(&row.status, row.wait_reason.as_deref()),
+                    time(row.wait_ns.max_ns),
+                    self.chain(row.stack.as_ref()),
+                    row.created_by
+                        .as_deref()
+                        .map_or_else(String::new, |creator| name(creator, 40)),
+                ]
+            })
+            .collect();
+        let columns = [
+            Column::Text(""),
+            Column::Number("live"),
+            Column::Number("growth"),
+            Column::Text("doing"),
+            Column::Number("oldest"),
+            Column::Text("where"),
+            Column::Text("created by"),
+        ];
+        let mut lines = vec![self.page.heading(&heading)];
+        lines.extend(self.page.table("", &columns, &cells));
+        lines.extend(self.rest(2, told.len(), self.top(), "stack"));
+        if own > 0 && !self.options.verbose {
+            lines.push(
+                self.page
+                    .line(2, &format!("and {} of the runtime's own", count(own))),
+            );
+        }
+        let suspect = |row: &&&GoStack| matches!(row.verdict, Verdict::Leaking | Verdict::Growing);
+        let whole = if self.options.verbose { self.top() } else { WHOLE };
+        for row in rows
+            .iter()
+            .filter(|row| self.options.verbose || suspect(row))
+            .take(whole)
+        {
+            lines.extend(self.one_go_stack(row));
+        }
+        lines.extend(self.go_waits(go));
+        lines.extend(self.page.wrap(2, &snapshots(go)));
+        lines
+    }
+
+    fn one_go_stack(&self, row: &GoStack) -> Vec<String> {
+        let verdict = format!(
+            "{} ({} sure): {} in {}, {} came, {} left, {} at start, {}",
+            word(&row.verdict),
+            percent(row.confidence),
+            count(row.count),
+            doing(&row.status, row.wait_reason.as_deref()),
+            count(row.opened),
+            count(row.closed),
+            count(row.live_at_start),
+            Self::per_s(row.growth_per_s)
+        );
+        let mut lines = self.page.wrap(2, &verdict);
+        if row.wait_ns.count > 0 {
+            lines.extend(
+                self.page
+                    .wrap(4, &format!("for at least: {}", self.spread(&row.wait_ns))),
+            );
+        }
+        lines.extend(self.frames(8, row.stack.as_ref()));
+        if let Some(creator) = &row.created_by {
+            let place = row
+                .created_at
+                .as_deref()
+                .map_or_else(String::new, |place| format!("  {}", name(place, PLACE)));
+            let text = format!("created by {}{place}", name(creator, 60));
+            lines.push(self.page.line(8, &text));
+        }
+        lines
+    }
+
+    /// Where their time went, by samples.
+    fn go_waits(&self, go: &Go) -> Vec<String> {
+        let cells: Vec<Vec<String>> = go
+            .waits
+            .iter()
+            .take(if self.options.verbose { self.top() } else { WHOLE })
+            .map(|wait| {
+                let interval = wait.total_ci_ns.map_or_else(String::new, |[low, high]| {
+                    format!("{} … {}", time(low), time(high))
+                });
+                vec![
+                    doing(&wait.status, wait.wait_reason.as_deref()),
+                    time(wait.total_ns),
+                    interval,
+                    count(wait.samples),
+                    self.chain(wait.stack.as_ref()),
+                ]
+            })
+            .collect();
+        if cells.is_empty() {
+            return Vec::new();
+        }
+        let columns = [
+            Column::Text(""),
+            Column::Number("time"),
+            Column::Word("95 %"),
+            Column::Number("samples"),
+            Column::Text("where"),
+        ];
+        self.page.table("  Time by samples", &columns, &cells)
+    }
+}
+
+/// How they were read.
+fn snapshots(go: &Go) -> String {
+    let how = &go.snapshots;
+    let mut text = format!(
+        "{}, now one every {}, {} of CPU; {} walked, {} found unchanged",
+        counted(how.count, "snapshot"),
+        time(how.interval_ns),
+        time(how.cpu_ns),
+        counted(how.walked, "stack"),
+        count(how.unchanged)
+    );
+    for (n, what) in [
+        (how.moved, "moved while they were read"),
+        (how.inconsistent, "not explained by the runtime's tables"),
+        (how.unreadable, "not readable"),
+        (go.folded, "in further stacks"),
+    ] {
+        if n > 0 {
+            text = format!("{text}; {} {what}, not shown", count(n));
+        }
+    }
+    text
+}
