@@ -655,6 +655,8 @@ struct Walker {
     frames: Vec<GoFrame>,
     /// Functions that did not call what is below them: it was interrupted.
     injected: Vec<u64>,
+    /// Moves the stack pointer from C's stack to Go's, where its frame is as described.
+    cgocallback: Option<u64>,
 }
 
 impl Walker {
@@ -667,6 +669,7 @@ impl Walker {
                 .into_iter()
                 .filter_map(|name| program.function(name))
                 .collect(),
+            cgocallback: program.function("runtime.cgocallback"),
         }
     }
 
@@ -694,7 +697,7 @@ impl Walker {
             if step.top {
                 return Some(false);
             }
-            if step.moves_sp && !leaf {
+            if step.moves_sp && !leaf && Some(step.start) != self.cgocallback {
                 return None;
             }
             if self.frames.len() >= MAX_FRAMES {
