@@ -115,7 +115,7 @@ impl Grammar {
         let Some(creator) = creator.filter(|name| !library(name)) else {
             let of_main = |name: &str| MAIN.iter().any(|part| name == *part || within(name, part));
             let foreign = outwards
-                .find(|frame| !library(&frame.function) && !(creator.is_none() && of_main(&frame.function)));
+                .find(|frame| !(library(&frame.function) || creator.is_none() && of_main(&frame.function)));
             return foreign.map_or(Ok(()), |frame| Err(Fault::Invented(frame.function.clone())));
         };
 

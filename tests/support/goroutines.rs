@@ -87,9 +87,8 @@ fn read_body<'a>(goroutine: &mut Goroutine, lines: &mut impl Iterator<Item = &'a
         if line == "\tgoroutine running on other thread; stack unavailable" {
             continue;
         }
-        if let Some(count) = elision(line) {
-            let after = goroutine.frames.len();
-            goroutine.elided = Some(Elided { after, count });
+        if let Some(elided) = elision(line, goroutine.frames.len()) {
+            goroutine.elided = Some(elided);
             continue;
         }
         let mut place = || {
@@ -114,12 +113,10 @@ fn read_body<'a>(goroutine: &mut Goroutine, lines: &mut impl Iterator<Item = &'a
 }
 
 /// `...102 frames elided...`, or `...additional frames elided...` of Go before 1.21.
-fn elision(line: &str) -> Option<Option<usize>> {
+fn elision(line: &str, after: usize) -> Option<Elided> {
     let what = line.strip_prefix("...")?.strip_suffix(" frames elided...")?;
-    if what == "additional" {
-        return Some(None);
-    }
-    what.parse().ok().map(Some)
+    let count = what.parse().ok();
+    (count.is_some() || what == "additional").then_some(Elided { after, count })
 }
 
 /// `main.f(0x1, {0x2?, ...})`, or `main.f(...)` of one that was inlined. Arguments have no parentheses inside.

@@ -107,7 +107,7 @@ func cleanReload() {
 func tickClean(stop chan struct{}) { tick(stop) }
 
 func tick(stop chan struct{}) {
-	ticker := time.NewTicker(100 * time.Millisecond)
+	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		select {
