@@ -268,11 +268,14 @@ fn mutex_wait(program: &Program, run_queue: Place) -> Result<u64, &'static str> 
 
 /// Every call in a function whose first argument is the address of a variable: what it calls, and the variable.
 fn arguments(program: &Program, function: &str) -> Vec<(u64, u64)> {
-    let Some((code, start)) = program.code(function) else {
-        return Vec::new();
-    };
+    program
+        .code(function)
+        .map_or_else(Vec::new, |(code, start)| handed(&code, start))
+}
+
+pub(super) fn handed(code: &[u8], start: u64) -> Vec<(u64, u64)> {
     let (mut found, mut held) = (Vec::new(), None);
-    for one in instructions(&code, start) {
+    for one in instructions(code, start) {
         if one.code() == Code::Call_rel32_64 {
             found.extend(held.take().map(|at| (one.near_branch_target(), at)));
         } else if matches!(one.op0_register(), Register::RAX | Register::EAX)

@@ -62,14 +62,27 @@ impl Controller {
         if of("runtime.gcMark", "resetLive").is_some_and(|other| other != at) {
             return Err("its addresses contradict each other");
         }
+        Self::of(
+            at,
+            &method("resetLive").ok_or("no resetLive")?,
+            &method("heapGoalInternal").ok_or("no heapGoalInternal")?,
+            &method("memoryLimitHeapGoal").ok_or("no memoryLimitHeapGoal")?,
+        )
+    }
+
+    /// By the code of three of its methods.
+    pub(super) fn of(
+        at: u64,
+        reset: &[Instruction],
+        goal: &[Instruction],
+        limit: &[Instruction],
+    ) -> Result<Self, &'static str> {
         // resetLive(bytes) stores its argument as what was marked, then as what is alive, and that no collection runs.
-        let reset = method("resetLive").ok_or("no resetLive")?;
+        let argument = |one: &Instruction| [one.op0_register(), one.op1_register()].contains(&Register::RBX);
         let stored: Vec<u64> = reset
             .iter()
-            .filter_map(|one| {
-                field(one, Register::RAX)
-                    .filter(|_| one.op1_register() == Register::RBX || one.op0_register() == Register::RBX)
-            })
+            .filter(|one| argument(one))
+            .filter_map(|one| field(one, Register::RAX))
             .collect();
         let begun: Vec<u64> = reset
             .iter()
@@ -80,29 +93,44 @@ impl Controller {
             return Err("resetLive is not understood");
         };
         // heapGoalInternal() loads the goal by GOGC, that of the sweeper and the beginning, which are next to each other.
-        let goals = loads(&method("heapGoalInternal").ok_or("no heapGoalInternal")?);
-        if goals.len() < 3 || goals[..3] != [begun.wrapping_sub(16), begun.wrapping_sub(8), begun] {
+        let goals = loads(goal);
+        let rate = begun.checked_sub(16).ok_or("resetLive is not understood")?;
+        if goals.get(..3) != Some(&[rate, rate + 8, begun]) {
             return Err("heapGoalInternal is not understood");
         }
         // memoryLimitHeapGoal() loads the four of what is mapped and free, then the limit.
-        let code = method("memoryLimitHeapGoal").ok_or("no memoryLimitHeapGoal")?;
-        let limits = loads(&code);
-        let &[free, allocated, freed, mapped, limit, last] = &limits[..] else {
+        let limits = loads(limit);
+        let &[free, allocated, freed, mapped, bound, last] = &limits[..] else {
             return Err("memoryLimitHeapGoal is not understood");
         };
         if [allocated, freed, mapped] != [free + 8, free + 16, free + 24] || last != marked {
             return Err("memoryLimitHeapGoal loads something else");
         }
-        let offset = |at: u64| usize::try_from(at).map_err(|_| "an offset is negative");
+        let end = [marked, begun, bound, mapped].into_iter().max().unwrap_or(0) + 8;
+        let offset = |at: u64| usize::try_from(at).map_err(|_| "an offset is too large");
         Ok(Self {
             at,
-            len: offset(limits.iter().chain(&goals).max().copied().unwrap_or(0) + 8)?,
+            len: offset(end)?,
             marked: offset(marked)?,
-            goal: offset(begun - 16)?,
-            limit: offset(limit)?,
+            goal: offset(rate)?,
+            limit: offset(bound)?,
             free: offset(free)?,
-            shares: code.iter().any(|one| one.code() == Code::Mul_rm64),
+            shares: limit.iter().any(|one| one.code() == Code::Mul_rm64),
         })
+    }
+
+    /// As in Go 1.27.
+    #[cfg(test)]
+    pub(super) const fn made(at: u64) -> Self {
+        Self {
+            at,
+            len: 0x140,
+            marked: 0x98,
+            goal: 0x48,
+            limit: 8,
+            free: 0x120,
+            shares: true,
+        }
     }
 
     /// What the bytes say that were read there.
@@ -172,7 +200,7 @@ fn field(instruction: &Instruction, base: Register) -> Option<u64> {
 }
 
 /// Offsets loaded from a structure in any register but the stack's and the goroutine's, in order, each once.
-fn loads(code: &[Instruction]) -> Vec<u64> {
+pub(super) fn loads(code: &[Instruction]) -> Vec<u64> {
     let mut offsets = Vec::new();
     for one in code.iter().filter(|one| one.code() == Code::Mov_r64_rm64) {
         let base = one.memory_base();

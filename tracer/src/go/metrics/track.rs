@@ -167,6 +167,7 @@ pub fn gc(track: &GcTrack, window_ns: u64) -> Option<GoGc> {
         stops: since(first.stops.as_ref(), last.stops.as_ref()),
         stopping: other(|stops| &stops.stopping),
         other_stops: other(|stops| &stops.others),
+        cpu_ns,
         cpu_share: cpu_ns.and_then(share),
         assist_share: cpu_ns.and_then(|_| share(track.assist_ns)),
         heap_live_bytes: last.heap.map(|heap| heap.live),
