@@ -17,6 +17,8 @@
 mod budget;
 #[path = "kernel/fds.rs"]
 mod fds;
+#[path = "kernel/go_gc.rs"]
+mod go_gc;
 #[path = "kernel/goroutines.rs"]
 mod goroutines;
 #[path = "kernel/goroutines_grammar.rs"]

@@ -45,6 +45,9 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     }
     for go in facts.go {
         goroutines::leaks(go, names, &mut found);
+        if let Some(gc) = &go.gc {
+            found.extend(super::gc::findings(gc, facts.window_ns, facts.time.running_ns));
+        }
     }
     if let Some(locks) = facts.locks {
         for lock in &locks.locks {

@@ -16,7 +16,7 @@ use crate::{
     },
     report::{
         hist::hist,
-        model::{Go, GoCreator, GoExample, GoSnapshots, GoStack, GoWait, StackFrame, Verdict},
+        model::{Go, GoCreator, GoExample, GoGc, GoSnapshots, GoStack, GoWait, StackFrame, Verdict},
     },
     stacks::StackId,
 };
@@ -46,6 +46,8 @@ pub struct Seen<'a> {
     pub reader: &'a Reader<Live>,
     /// What became of its goroutines.
     pub account: &'a Goroutines,
+    /// Its collector, in the time of the account.
+    pub gc: Option<GoGc>,
     /// How it was read.
     pub tally: Tally,
     /// CPU time that took.
@@ -171,6 +173,7 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
         folded,
         by_creator,
         waits: waits(target, &mut places, names),
+        gc: target.gc.clone(),
         snapshots: GoSnapshots {
             count: account.snapshots(),
             interval_ns: target.interval_ns,

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::report::model::Target;
+use crate::{report::model::Target, stacks::elf::Elf};
 
 /// Most bytes read of any one file here: all are small unless somebody means ill.
 const FILE_MAX: u64 = 1 << 20;
@@ -183,22 +183,30 @@ const GO_BUILD_INFO: &[u8] = b"\xff Go buildinf:";
 /// Build information lies near the start of the data segment; so much of a file is searched at most.
 const SEARCH_MAX: u64 = 64 << 20;
 
-/// `go1.x` when the executable is a Go program. Versions before 1.18 keep the string elsewhere: then just `go`.
+/// `go1.x` when the executable is a Go program; just `go` where the version is kept elsewhere, as before 1.18, or is none that was
+/// released. That the bytes turn up is not enough: a program that looks for them has them, too.
 fn go_version(pid: u32) -> Option<String> {
     let file = File::open(format!("/proc/{pid}/exe")).ok()?;
     let mut bytes = Vec::new();
-    file.take(SEARCH_MAX).read_to_end(&mut bytes).ok()?;
-    let at = (0..bytes.len())
-        .step_by(16)
-        .find(|&at| bytes[at..].starts_with(GO_BUILD_INFO))?;
-    let flags = *bytes.get(at + 15)?;
-    if flags & 2 == 0 {
-        return Some("go".into());
-    }
-    let length = usize::from(*bytes.get(at + 32)?);
-    let version = std::str::from_utf8(bytes.get(at + 33..at + 33 + length)?).ok()?;
+    (&file).take(SEARCH_MAX).read_to_end(&mut bytes).ok()?;
+    let mut places = (0..bytes.len()).step_by(16).filter(|&at| {
+        bytes
+            .get(at..)
+            .is_some_and(|rest| rest.starts_with(GO_BUILD_INFO))
+    });
+    places.find_map(|at| match told_version(bytes.get(at..)?) {
+        Some(version) => Some(version),
+        None => Elf::parse(&file)?.is_go().then(|| "go".to_owned()),
+    })
+}
+
+/// The version in build information, as it is kept since 1.18.
+fn told_version(info: &[u8]) -> Option<String> {
+    let inline = info.get(15)? & 2 != 0;
+    let length = usize::from(*info.get(32)?);
+    let version = std::str::from_utf8(info.get(33..33 + length)?).ok()?;
     let plain = version.starts_with("go1.") && version.bytes().all(|b| b.is_ascii_graphic());
-    Some(if plain { version.to_owned() } else { "go".into() })
+    (inline && plain).then(|| version.to_owned())
 }
 
 #[cfg(test)]
@@ -222,6 +230,27 @@ mod tests {
         let me = describe(std::process::id());
         assert_eq!(me.runtime, "native");
         assert!(me.threads >= 1 && !me.exited && me.started_at.is_some());
+    }
+
+    #[test]
+    fn versions_of_go_are_told_from_the_bytes_that_mark_them() {
+        let info = |flags: u8, version: &[u8]| {
+            let mut info = GO_BUILD_INFO.to_vec();
+            info.extend([8, flags]);
+            info.resize(32, 0);
+            info.push(version.len() as u8);
+            info.extend(version);
+            info
+        };
+        assert_eq!(told_version(&info(2, b"go1.27.3")).as_deref(), Some("go1.27.3"));
+        assert_eq!(
+            told_version(&info(2, b"go1.26.6-X:nogreenteagc")).as_deref(),
+            Some("go1.26.6-X:nogreenteagc")
+        );
+        assert_eq!(told_version(&info(0, b"go1.27.3")), None);
+        assert_eq!(told_version(&info(2, b"devel go1.28")), None);
+        assert_eq!(told_version(&info(2, b"go1.\x1b[2J")), None);
+        assert_eq!(told_version(GO_BUILD_INFO), None);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use serde_json::json;
 use super::hist::hist;
 use super::model::{
     Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoCreator,
-    GoExample, GoSnapshots, GoStack, GoWait, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack,
-    OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity,
-    StackFrame, StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
+    GoExample, GoGc, GoSnapshots, GoStack, GoWait, Hist, Holder, Host, Lock, LockKind, Losses, Memory,
+    MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA,
+    Severity, StackFrame, StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow,
+    WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -94,6 +95,7 @@ fn goroutines() -> Go {
             total_ci_ns: Some([700_000 * MS, 900_000 * MS]),
             mean: 400.0,
         }],
+        gc: Some(collector()),
         snapshots: GoSnapshots {
             count: 101,
             interval_ns: 20 * MS,
@@ -105,6 +107,29 @@ fn goroutines() -> Go {
             unreadable: 0,
             bytes: 9_700_000,
         },
+    }
+}
+
+fn collector() -> GoGc {
+    GoGc {
+        cycles: 23,
+        forced: Some(2),
+        pauses: times(23, 40, 900),
+        pauses_lost: 0,
+        pause_total_ns: 11 * MS,
+        pause_share: 0.0011,
+        stops: Some(times(46, 10, 600)),
+        stopping: Some(times(46, 5, 90)),
+        other_stops: None,
+        cpu_ns: Some(230 * MS),
+        cpu_share: Some(0.006),
+        assist_share: Some(0.0),
+        heap_live_bytes: Some(41_000_000),
+        heap_goal_bytes: Some(82_000_000),
+        memory_limit_bytes: None,
+        limited: Some(false),
+        mutex_wait_ns: Some(97 * MS),
+        run_queue: Some(times(9_700, 1, 200)),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
         stats::{KernelTime, scaled},
     },
     cli::options::Options,
+    go::metrics,
     proc::{fd, host, limits, sockets::Sockets},
     report::{
         hist::hist,
@@ -340,6 +341,7 @@ fn go(
                 version: version(pid),
                 reader: &target.reader,
                 account: &target.goroutines,
+                gc: metrics::gc(&target.gc, target.goroutines.window_ns()),
                 tally: target.tally,
                 cpu_ns: target.cpu.as_nanos() as u64,
                 interval_ns: target.interval.as_nanos() as u64,

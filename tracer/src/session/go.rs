@@ -7,6 +7,7 @@ use crate::{
     aggregate::goroutines::Goroutines,
     go::{
         memory::Live,
+        metrics::{GcTrack, Metrics},
         program::Program,
         runtime::Runtime,
         snapshot::{Goroutine, Reader, Tally, Watch},
@@ -27,6 +28,10 @@ pub struct GoTarget {
     pub reader: Reader<Live>,
     /// What was read.
     pub goroutines: Goroutines,
+    /// Where its collector counts.
+    metrics: Metrics,
+    /// What it has counted.
+    pub gc: GcTrack,
     /// How it went, all snapshots together; `alive` is of the last.
     pub tally: Tally,
     /// CPU time of them all.
@@ -74,11 +79,14 @@ impl GoTargets {
         let memory = Live::new(pid);
         let opened = Program::open(pid).and_then(|program| {
             let runtime = Runtime::find(&memory, &program)?;
-            Ok(Reader::new(memory, program, runtime))
+            let metrics = Metrics::find(&memory, &program);
+            Ok((Reader::new(memory, program, runtime), metrics))
         });
         match opened {
-            Ok(reader) => {
+            Ok((reader, metrics)) => {
                 let target = GoTarget {
+                    gc: GcTrack::new(metrics.sample(reader.memory())),
+                    metrics,
                     reader,
                     goroutines: Goroutines::default(),
                     tally: Tally::default(),
@@ -106,6 +114,13 @@ impl GoTargets {
     pub fn ended(&mut self, pid: u32) {
         if let Some(target) = self.targets.get_mut(&pid) {
             target.ended = true;
+        }
+    }
+
+    /// Asks the collectors, which forget their pauses after 256 collections.
+    pub fn sample(&mut self) {
+        for target in self.targets.values_mut().filter(|target| !target.ended) {
+            target.gc.add(target.metrics.sample(target.reader.memory()));
         }
     }
 

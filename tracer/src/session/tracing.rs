@@ -243,6 +243,7 @@ impl Tracing {
         for table in self.pipeline.fds.values_mut() {
             table.snapshot(now);
         }
+        self.go.sample();
         let ended: Vec<bool> = self
             .targets
             .iter()

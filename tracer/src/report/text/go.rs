@@ -4,8 +4,8 @@ use super::View;
 use super::escape::{cut, name};
 use super::page::Column;
 use super::screen::{LABEL, word};
-use crate::report::model::{Go, GoStack, Verdict};
-use crate::report::units::{count, counted, percent, time};
+use crate::report::model::{Go, GoGc, GoStack, Verdict};
+use crate::report::units::{bytes, count, counted, percent, time};
 
 /// Stacks of goroutines shown whole, for one who does not ask for more.
 const WHOLE: usize = 3;
@@ -122,6 +122,9 @@ impl View<'_> {
             lines.extend(self.one_go_stack(row));
         }
         lines.extend(self.go_waits(go));
+        if let Some(gc) = &go.gc {
+            lines.extend(self.page.wrap(2, &collector(gc)));
+        }
         lines.extend(self.page.wrap(2, &snapshots(go)));
         lines
     }
@@ -188,6 +191,36 @@ impl View<'_> {
         ];
         self.page.table("  Time by samples", &columns, &cells)
     }
+}
+
+/// What the collector did.
+fn collector(gc: &GoGc) -> String {
+    let mut text = counted(gc.cycles, "collection");
+    if gc.pauses.count > 0 {
+        text = format!(
+            "{text}, pauses p50 {}, max {}, {} of the time stopped",
+            time(gc.pauses.p50_ns),
+            time(gc.pauses.max_ns),
+            percent(gc.pause_share)
+        );
+    }
+    if let Some(share) = gc.cpu_share.filter(|_| gc.cycles > 0) {
+        text = format!("{text}, {} of its CPUs", percent(share));
+    }
+    if let Some(live) = gc.heap_live_bytes {
+        let goal = gc.heap_goal_bytes.map_or_else(String::new, |goal| {
+            format!(", the next at {}", bytes(goal as f64))
+        });
+        text = format!("{text}; {} of heap alive{goal}", bytes(live as f64));
+    }
+    if let Some(queue) = gc.run_queue.as_ref().filter(|queue| queue.count > 0) {
+        text = format!(
+            "{text}; goroutines ready to run wait for p50 {}, p99 {}",
+            time(queue.p50_ns),
+            time(queue.p99_ns)
+        );
+    }
+    text
 }
 
 /// How they were read.
