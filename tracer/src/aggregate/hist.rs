@@ -156,6 +156,13 @@ impl Histogram {
         self.record_within(ns, n, BYTES_MAX);
     }
 
+    /// Adds `n` samples of one bucket of somebody else's histogram: each stands for itself.
+    pub fn record_each(&mut self, ns: u64, n: u64) {
+        let squares = self.squares;
+        self.record_n(ns, n);
+        self.squares = squares.saturating_add(n);
+    }
+
     /// Adds a sample that stands for `n`; it may take so many bytes.
     fn record_within(&mut self, ns: u64, n: u64, limit: usize) {
         if n == 0 {

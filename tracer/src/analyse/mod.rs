@@ -2,6 +2,7 @@
 
 pub mod blocked;
 pub mod findings;
+pub mod gc;
 pub mod hints;
 pub mod locks;
 pub mod names;

@@ -10,6 +10,7 @@
 
 pub(crate) mod code;
 pub mod memory;
+pub mod metrics;
 pub mod program;
 pub mod runtime;
 pub mod snapshot;

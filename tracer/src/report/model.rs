@@ -546,6 +546,47 @@ document! {
         pub age_ns: Option<u64>,
     }
 
+    /// What a Go runtime counts of its collector, its stops of the world and its run queue, within the window.
+    pub struct GoGc {
+        /// Collections that ended.
+        pub cycles: u64,
+        /// How many of them the program asked for, by `runtime.GC`.
+        pub forced: Option<u64>,
+        /// The pause of each: the sum of its stops of the world.
+        pub pauses: Hist,
+        /// Collections whose pause is not in `pauses`: the runtime had forgotten it before it was read.
+        pub pauses_lost: u64,
+        /// Sum of all pauses, those included that are not in `pauses`.
+        pub pause_total_ns: u64,
+        /// Its part of the window, 0 to 1.
+        pub pause_share: f64,
+        /// Every stop of the world for a collection, of which each has two or more. Told to a quarter of an octave.
+        pub stops: Option<Hist>,
+        /// How long it took each time until all threads stood: what one that cannot be interrupted makes long. Since Go 1.22.
+        pub stopping: Option<Hist>,
+        /// Stops for something else, such as a profile or a change of `GOMAXPROCS`. Since Go 1.22.
+        pub other_stops: Option<Hist>,
+        /// CPU time of these collections, without what ran on CPUs that had nothing else to do. By the runtime's account, which also
+        /// has the time that its workers waited for a CPU. Since Go 1.21.
+        pub cpu_ns: Option<u64>,
+        /// Its part of the CPUs that the runtime may use (`GOMAXPROCS`), 0 to 1.
+        pub cpu_share: Option<f64>,
+        /// How much of that goroutines had to do themselves before they got memory: it makes requests slow.
+        pub assist_share: Option<f64>,
+        /// Bytes that the last collection found alive.
+        pub heap_live_bytes: Option<u64>,
+        /// Bytes in use at which the next one is to be done; null also when it is switched off.
+        pub heap_goal_bytes: Option<u64>,
+        /// `GOMEMLIMIT`; null also without one.
+        pub memory_limit_bytes: Option<u64>,
+        /// The goal is that of the limit: the collector runs more often than `GOGC` says.
+        pub limited: Option<bool>,
+        /// Time that goroutines waited for `sync.Mutex` and `sync.RWMutex`, estimated by the runtime from every eighth. Since Go 1.20.
+        pub mutex_wait_ns: Option<u64>,
+        /// How long goroutines were runnable before they ran, of every eighth time that one does. Told to a quarter of an octave.
+        pub run_queue: Option<Hist>,
+    }
+
     /// Memory growth.
     pub struct Memory {
         /// Resident memory at the start.
