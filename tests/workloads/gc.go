@@ -93,13 +93,17 @@ func makeGarbage(until int64) {
 	}
 }
 
-func waitForLock(waits int) {
+// Says how long was waited.
+func waitForLock(out *bufio.Writer, waits int) {
 	var lock sync.Mutex
+	var waited time.Duration
 	for i := 0; i < waits; i++ {
 		lock.Lock()
 		done := make(chan bool)
 		go func() {
+			begun := time.Now()
 			lock.Lock()
+			waited += time.Since(begun)
 			lock.Unlock()
 			done <- true
 		}()
@@ -107,6 +111,7 @@ func waitForLock(waits int) {
 		lock.Unlock()
 		<-done
 	}
+	fmt.Fprintf(out, "truth waited %d\n", waited.Nanoseconds())
 }
 
 func main() {
@@ -136,7 +141,7 @@ func main() {
 			}
 			say(out)
 		case "lock":
-			waitForLock(n)
+			waitForLock(out, n)
 			say(out)
 		case "limit":
 			debug.SetMemoryLimit(int64(n))

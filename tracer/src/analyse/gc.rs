@@ -214,7 +214,9 @@ mod tests {
 
     fn times(list: &[(u64, u64)]) -> Hist {
         let mut times = Histogram::new();
-        list.iter().for_each(|&(ns, n)| times.record_each(ns, n));
+        for &(ns, n) in list {
+            times.record_each(ns, n);
+        }
         hist(&times)
     }
 

@@ -152,9 +152,19 @@ fn collections<M: Memory>(memory: &M, program: &Program) -> Result<u64, &'static
         .ok_or("the numbers contradict each other")
 }
 
-/// It adds the pause to the time of pauses and to that of all collecting, and divides the latter without idle time by all time.
+/// Since Go 1.21 it hands the counters of CPU time to `accumulate`, and divides what the collector took of it, but for idle time, by
+/// all of it.
 fn processor<M: Memory>(memory: &M, program: &Program) -> Result<u64, &'static str> {
-    let at = only(&named(program, "runtime.gcMarkTermination"), &[16, 24, 32, 80])?;
+    const FUNCTION: &str = "runtime.gcMarkTermination";
+    let at = argument(program, FUNCTION, "runtime.(*cpuStats).accumulate")
+        .ok_or("they are not added up where a collection ends")?;
+    let named = named(program, FUNCTION);
+    if ![16, 24, 32, 80]
+        .iter()
+        .all(|offset| named.contains(&at.wrapping_add(*offset)))
+    {
+        return Err("the code that uses them is not understood");
+    }
     let fits = || {
         memory
             .read(at, sample::CPU)

@@ -185,8 +185,8 @@ proptest! {
         far: u64,
         window: u64,
     ) {
-        let form = |at: u64| if at % 2 == 0 { Form::Sixteenths } else { Form::Quarters };
-        let address = |at: u64| if at % 13 == 0 { at } else { BASE + at % 16384 };
+        let form = |at: u64| if at.is_multiple_of(2) { Form::Sixteenths } else { Form::Quarters };
+        let address = |at: u64| if at.is_multiple_of(13) { at } else { BASE + at % 16384 };
         let place = |at: u64| Place { at: address(at), form: form(at) };
         let metrics = Metrics {
             collections: Some(address(places[0])),
