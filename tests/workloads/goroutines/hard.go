@@ -12,10 +12,11 @@ import (
 // was started there), so that a frame too many, too few or of another goroutine shows. The test reads it there.
 
 const (
-	hardPairs   = 11
+	hardPairs   = 23
 	hardLockers = 7
-	hardDivers  = 5
-	hardBreaths = 3
+	hardDivers  = 11
+	hardSpawns  = 3
+	hardBatch   = 97
 )
 
 var (
@@ -38,7 +39,7 @@ func hard() {
 	for i := 0; i < hardDivers; i++ {
 		go hardDiver()
 	}
-	for i := 0; i < hardBreaths; i++ {
+	for i := 0; i < hardSpawns; i++ {
 		go hardSpawner()
 	}
 	go hardChooser()
@@ -55,6 +56,18 @@ func hardPing(there, back chan int) {
 		hardGive(there, turn)
 		hardTake(back)
 		atomic.AddInt64(hardTurns, 1)
+		hardRest(turn)
+	}
+}
+
+// Now and then: two who wake each other would keep a CPU for themselves.
+//
+// by: hardPing, hardLocker
+//
+//go:noinline
+func hardRest(turn int) {
+	if turn%97 == 0 {
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -83,10 +96,11 @@ func hardTake(from chan int) int { return <-from }
 //
 //go:noinline
 func hardLocker() {
-	for {
+	for turn := 0; ; turn++ {
 		hardEnter()
-		hardInside(97)
+		hardInside()
 		hardLeave()
+		hardRest(turn)
 	}
 }
 
@@ -98,12 +112,9 @@ func hardEnter() { hardLock.Lock() }
 // by: hardLocker
 //
 //go:noinline
-func hardInside(work int) int {
-	sum := 0
-	for i := 0; i < work; i++ {
-		sum += i * sum
-	}
-	return sum
+func hardInside() {
+	// Others come to where they have to wait.
+	runtime.Gosched()
 }
 
 // by: hardLocker
@@ -165,15 +176,15 @@ func hardSpawner() {
 func hardSpawn() {
 	var all sync.WaitGroup
 	answers := make(chan int)
-	for i := 0; i < 23; i++ {
+	for i := 0; i < hardBatch; i++ {
 		all.Add(1)
 		go hardShort(&all, answers)
 	}
-	for i := 0; i < 23; i++ {
+	for i := 0; i < hardBatch; i++ {
 		hardCollect(answers)
 	}
 	hardJoin(&all)
-	atomic.AddInt64(hardSpawned, 23)
+	atomic.AddInt64(hardSpawned, hardBatch)
 }
 
 // by: hardSpawn
