@@ -705,7 +705,7 @@ document! {
         /// Stops for something else, such as a profile or a change of `GOMAXPROCS`. Since Go 1.22.
         pub other_stops: Option<Hist>,
         /// CPU time of these collections, without what ran on CPUs that had nothing else to do. By the runtime's account, which also
-        /// has the time that its workers waited for a CPU. Since Go 1.20.
+        /// has the time that its workers waited for a CPU. Since Go 1.21.
         pub cpu_ns: Option<u64>,
         /// Its part of the CPUs that the runtime may use (`GOMAXPROCS`), 0 to 1.
         pub cpu_share: Option<f64>,
