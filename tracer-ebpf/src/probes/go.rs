@@ -81,11 +81,7 @@ fn begin(ctx: &ProbeContext, site: u32) {
         return;
     };
     let weight = chosen();
-    let key = Key {
-        g,
-        tgid,
-        reserved: 0,
-    };
+    let key = Key { g, tgid, reserved: 0 };
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let stack = if weight == 0 {
@@ -128,11 +124,7 @@ fn end(ctx: &ProbeContext) {
         count(counter::USER_FAULT);
         return;
     };
-    let key = Key {
-        g,
-        tgid,
-        reserved: 0,
-    };
+    let key = Key { g, tgid, reserved: 0 };
     let Some(pending) = GO_WAITS.get_ptr_mut(key) else {
         count(counter::GO_UNMATCHED);
         return;
@@ -148,9 +140,8 @@ fn end(ctx: &ProbeContext) {
     }
     let waker_stack = stack_in_program(regs, tgid, tid, now);
     // SAFETY: the current task's registers; a read of user memory that cannot fault.
-    let waker_goid = unsafe {
-        bpf_probe_read_user((reg!(regs, r14) + u64::from(cookie.goid)) as *const u64).unwrap_or(0)
-    };
+    let waker_goid =
+        unsafe { bpf_probe_read_user((reg!(regs, r14) + u64::from(cookie.goid)) as *const u64).unwrap_or(0) };
     in_place::<GoWait>(counter::RING_FULL, |record| {
         // SAFETY: the slot in the ring.
         unsafe {

@@ -21,6 +21,8 @@ pub struct Collectors {
     pub sched: bool,
     /// Sleeps other than futex waits.
     pub io: bool,
+    /// Go's runtime: waits for its locks.
+    pub go: bool,
 }
 
 impl Collectors {
@@ -30,6 +32,7 @@ impl Collectors {
         fds: true,
         sched: true,
         io: true,
+        go: true,
     };
 
     /// As the probes read them ([`feature`]).
@@ -64,6 +67,8 @@ pub enum Hook {
     Tracepoint(&'static str, &'static str),
     /// Task iterator.
     Iter,
+    /// In a program, at the beginning of this function.
+    Uprobe(&'static str),
 }
 
 impl Hook {
@@ -74,6 +79,7 @@ impl Hook {
             Self::TpBtf(_) => "tp_btf",
             Self::Tracepoint(..) => "tracepoint",
             Self::Iter => "iter",
+            Self::Uprobe(_) => "uprobe",
         }
     }
 
@@ -81,7 +87,7 @@ impl Hook {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::TpBtf(name) | Self::Tracepoint(_, name) => name,
+            Self::TpBtf(name) | Self::Tracepoint(_, name) | Self::Uprobe(name) => name,
             Self::Iter => "task",
         }
     }
@@ -91,7 +97,7 @@ impl Hook {
     pub fn btf_type(self) -> Option<(Kind, Cow<'static, str>)> {
         match self {
             Self::TpBtf(name) => Some((Kind::Typedef, format!("btf_trace_{name}").into())),
-            Self::Tracepoint(..) => None,
+            Self::Tracepoint(..) | Self::Uprobe(_) => None,
             Self::Iter => Some((Kind::Func, "bpf_iter_task".into())),
         }
     }
@@ -199,6 +205,7 @@ mod tests {
             fds: false,
             sched: false,
             io: false,
+            go: false,
         };
         assert_eq!(
             locks.features(false),

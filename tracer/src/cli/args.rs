@@ -47,7 +47,7 @@ pub struct TraceArgs {
     /// JSON to FILE, or to standard output with `-` or nothing
     #[arg(short, long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,
-    /// Collectors: any of locks, fds, sched, io [default: all]
+    /// Collectors: any of locks, fds, sched, io, go [default: all]
     #[arg(long, value_name = "LIST")]
     pub only: Option<String>,
     /// Ignore sleeps shorter than this
@@ -66,6 +66,9 @@ pub struct TraceArgs {
     /// recorded, unbiased; the report says which
     #[arg(long, value_name = "P%")]
     pub budget: Option<String>,
+    /// Put no probe into any program: without them Go's own locks are not timed
+    #[arg(long)]
+    pub no_uprobes: bool,
     /// Plain output, no live screen (there is none yet: accepted for scripts)
     #[arg(long)]
     pub no_tui: bool,

@@ -33,6 +33,8 @@ pub struct Options {
     pub top: u32,
     /// Age of a leak suspect.
     pub older: Option<Duration>,
+    /// Probes in programs may be used.
+    pub uprobes: bool,
     /// Follow children.
     pub follow: bool,
     /// Report probes and remedies too.
@@ -79,6 +81,7 @@ impl Options {
             min_wait: duration("min-wait", &args.min_wait)?,
             top: args.top.max(1),
             older: positive("older", &args.older)?,
+            uprobes: !args.no_uprobes,
             follow: args.follow,
             verbose: args.verbose > 0,
             quiet: args.quiet,
@@ -113,6 +116,7 @@ fn collectors(list: &str) -> Result<Collectors> {
         fds: false,
         sched: false,
         io: false,
+        go: false,
     };
     for name in list.split(',').map(str::trim) {
         match name {
@@ -120,9 +124,10 @@ fn collectors(list: &str) -> Result<Collectors> {
             "fds" => chosen.fds = true,
             "sched" => chosen.sched = true,
             "io" => chosen.io = true,
-            "go" | "memory" => bail!("--only {name} is not built yet: choose from locks, fds, sched, io"),
+            "go" => chosen.go = true,
+            "memory" => bail!("--only {name} is not built yet: choose from locks, fds, sched, io, go"),
             _ => bail!(
-                "--only wants a list of locks, fds, sched, io, not `{}`",
+                "--only wants a list of locks, fds, sched, io, go, not `{}`",
                 name.escape_debug()
             ),
         }

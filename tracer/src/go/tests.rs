@@ -56,6 +56,14 @@ fn dump_sites() {
     let program = program::Program::open(pid).unwrap();
     let memory = memory::Live::new(pid);
     let begun = std::time::Instant::now();
-    println!("{:x?} {:?}", sites::Sites::find(&memory, &program), begun.elapsed());
-    println!("{:?} {:?}", locks::LockLayout::find(&memory, &program), begun.elapsed());
+    println!(
+        "{:x?} {:?}",
+        sites::Sites::find(&memory, &program),
+        begun.elapsed()
+    );
+    println!(
+        "{:?} {:?}",
+        locks::LockLayout::find(&memory, &program),
+        begun.elapsed()
+    );
 }

@@ -30,7 +30,7 @@ const SOURCES: [&str; 5] = [
 
 /// Wrappers around locks and waits, by the beginning of their name: what a statically linked program, or a header,
 /// puts into the application's own file.
-const WRAPPERS: [&str; 51] = [
+const WRAPPERS: [&str; 54] = [
     // Rust.
     "std::",
     "core::",
@@ -85,6 +85,9 @@ const WRAPPERS: [&str; 51] = [
     "Builtin:",
     "v8::",
     "runtime.",
+    "sync.(*",
+    "sync.runtime_",
+    "internal/sync.",
 ];
 
 /// The application's function in a stack, leaf first: the first frame that lies neither in the C or C++ runtime nor

@@ -134,6 +134,7 @@ impl Tracing {
             failures.insert("stale", stale);
         }
         let folded = self.pipeline.waits.folded()
+            + self.pipeline.go_locks.folded()
             + self.pipeline.threads.folded()
             + self.pipeline.folded()
             + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();
@@ -144,6 +145,7 @@ impl Tracing {
             stack_failed: failures.values().sum(),
             stack_pending: at(counter::STACK_PENDING),
             unmatched: self.pipeline.unmatched(),
+            go_unmatched: at(counter::GO_UNMATCHED),
             folded,
             compat: at(counter::COMPAT),
             control_truncated: at(counter::CONTROL_TRUNCATED),
@@ -197,6 +199,7 @@ impl Tracing {
             capture,
             pipeline,
             targets,
+            go,
             symbolizer,
             kernel,
             edge,
@@ -225,10 +228,15 @@ impl Tracing {
         losses.complete &= failure.is_none();
         losses.names =
             failure.map(|error| format!("the process that looks them up did not end well: {error}"));
-        let found_locks = options
-            .collectors
-            .locks
-            .then(|| locks::locks(&pipeline.waits, &mut names, is_go));
+        let go_locks = locks::Go {
+            waits: &pipeline.go_locks,
+            layouts: &go.layouts,
+        };
+        let collectors = options.collectors;
+        let found_locks = (collectors.locks || collectors.go).then(|| {
+            let waits = collectors.locks.then_some(&pipeline.waits);
+            locks::locks(waits, go_locks, &mut names, is_go)
+        });
         let nothing = locks::Locks::default();
         let waiting_now = waiting::waiting_now(
             &sleepers,
@@ -276,7 +284,11 @@ impl Tracing {
             &mut names,
         );
         let described: Vec<_> = targets.iter().map(|traced| traced.described.clone()).collect();
-        let hints = hints::hints(&described, &names.naming());
+        let mut hints = hints::hints(&described, &names.naming());
+        hints.extend(go.hints(|pid| {
+            let target = described.iter().find(|target| target.pid == pid)?;
+            Some(target.runtime.clone())
+        }));
         let probes = capture.as_ref().map(Capture::probes).unwrap_or_default();
         Report {
             schema: model::SCHEMA.to_owned(),
@@ -336,6 +348,7 @@ fn since(now: &Losses, before: &Losses) -> Losses {
         stack_failed: now.stack_failed.saturating_sub(before.stack_failed),
         stack_pending: now.stack_pending.saturating_sub(before.stack_pending),
         unmatched: now.unmatched.saturating_sub(before.unmatched),
+        go_unmatched: now.go_unmatched.saturating_sub(before.go_unmatched),
         folded: now.folded.saturating_sub(before.folded),
         compat: now.compat.saturating_sub(before.compat),
         control_truncated: now.control_truncated.saturating_sub(before.control_truncated),
@@ -478,6 +491,7 @@ fn options_used(options: &Options) -> model::OptionsUsed {
             (collectors.fds, "fds"),
             (collectors.sched, "sched"),
             (collectors.io, "io"),
+            (collectors.go, "go"),
         ]
         .into_iter()
         .filter(|(on, _)| *on)
