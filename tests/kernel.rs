@@ -17,6 +17,8 @@
 mod budget;
 #[path = "kernel/fds.rs"]
 mod fds;
+#[path = "kernel/go_locks.rs"]
+mod go_locks;
 #[path = "kernel/locks.rs"]
 mod locks;
 #[path = "kernel/memos.rs"]

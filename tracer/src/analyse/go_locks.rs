@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Words that goroutines wait on in one `sync.RWMutex` lie so close, and no other's do.
-const RWMUTEX_SPAN: u64 = 8;
+const RWMUTEX_SPAN: u64 = 12;
 
 /// What a wait is, and the address of the lock, or that of the word waited on where the lock's layout is not known.
 #[must_use]
