@@ -96,7 +96,10 @@ mod tests {
         condition: Some(16),
     };
 
-    fn kind(names: &[&str], layout: &LockLayout) -> (LockKind, bool, u64) {
+    /// Kind, whether it is idle, and where the lock is.
+    type Told = (LockKind, bool, u64);
+
+    fn kind(names: &[&str], layout: &LockLayout) -> Told {
         let frames: Vec<StackFrame> = names
             .iter()
             .map(|name| StackFrame {
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn each_lock_is_known_by_its_functions() {
-        let cases: [(&[&str], (LockKind, bool, u64)); 9] = [
+        let cases: [(&[&str], Told); 9] = [
             (
                 &[
                     "runtime.semacquire1",

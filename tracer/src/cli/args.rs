@@ -34,6 +34,10 @@ pub struct Args {
 
 /// How to trace.
 #[derive(Debug, clap::Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line, each independent of the others"
+)]
 pub struct TraceArgs {
     /// Process to trace (repeatable)
     #[arg(short, long = "pid", value_name = "N", allow_negative_numbers = true)]

@@ -18,6 +18,10 @@ pub enum JsonTo {
 
 /// How to trace.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line, each independent of the others"
+)]
 pub struct Options {
     /// Stop after.
     pub duration: Option<Duration>,

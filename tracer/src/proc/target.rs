@@ -190,7 +190,8 @@ fn go_version(pid: u32) -> Option<String> {
     file.take(SEARCH_MAX).read_to_end(&mut bytes).ok()?;
     let at = (0..bytes.len())
         .step_by(16)
-        .find(|&at| bytes[at..].starts_with(GO_BUILD_INFO))?;
+        // The size of a pointer comes next: programs that look for the same bytes, as this one, have them too.
+        .find(|&at| bytes[at..].starts_with(GO_BUILD_INFO) && matches!(bytes.get(at + 14), Some(4 | 8)))?;
     let flags = *bytes.get(at + 15)?;
     if flags & 2 == 0 {
         return Some("go".into());
