@@ -19,6 +19,8 @@ mod budget;
 mod fds;
 #[path = "kernel/go_gc.rs"]
 mod go_gc;
+#[path = "kernel/go_locks.rs"]
+mod go_locks;
 #[path = "kernel/goroutines.rs"]
 mod goroutines;
 #[path = "kernel/goroutines_grammar.rs"]

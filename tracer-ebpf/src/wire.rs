@@ -54,6 +54,8 @@ pub mod kind {
     pub const EXIT: u16 = 9;
     /// [`super::FdUring`]: an `io_uring` request that makes or ends descriptors was submitted or completed.
     pub const FD_URING: u16 = 10;
+    /// [`super::GoWait`]: a goroutine that waited for one of Go's locks was made runnable.
+    pub const GO_WAIT: u16 = 11;
 }
 
 wire! {
@@ -254,6 +256,48 @@ wire! {
     }
 }
 
+/// What a goroutine waits for ([`GoWait::site`]).
+pub mod go_site {
+    /// In `runtime.semacquire1`: the address is that of a semaphore, a word of a lock.
+    pub const SEMAPHORE: u32 = 0;
+    /// In `sync.runtime_notifyListWait`: the address is that of a condition variable's list.
+    pub const NOTIFY_LIST: u32 = 1;
+}
+
+/// Bits of [`GoWait::flags`].
+pub mod go_wait {
+    /// It had been made runnable before, found the semaphore taken again, and waited on: a second wait of the same call.
+    pub const AGAIN: u32 = 1;
+}
+
+wire! {
+    /// A goroutine that waited for one of Go's locks was made runnable: one whole wait.
+    pub struct GoWait [88] {
+        /// Front; `ts_ns` is when it was made runnable, `tid` the thread that did.
+        pub header: Header,
+        /// When it began to wait.
+        pub started_ns: u64,
+        /// What it waited for ([`go_site`]).
+        pub address: u64,
+        /// Number of the goroutine that waited.
+        pub goid: u64,
+        /// Number of the goroutine that made it runnable; 0 when that was none.
+        pub waker_goid: u64,
+        /// The stack of the one that waited ([`stack_ref`]).
+        pub stack: u64,
+        /// The stack of the one that made it runnable ([`stack_ref`]).
+        pub waker_stack: u64,
+        /// One of [`go_site`].
+        pub site: u32,
+        /// Bits of [`go_wait`].
+        pub flags: u32,
+        /// How many waits this one stands for, as [`Wait::weight`].
+        pub weight: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
 /// Run-queue delays that one [`Delays`] holds.
 pub const DELAYS: usize = 64;
 
@@ -429,8 +473,14 @@ pub mod counter {
     pub const TOKEN: u32 = 9;
     /// A thread got a CPU and the kernel did not announce it: made up for from its time on that CPU. Not a loss.
     pub const SWITCH_UNSEEN: u32 = 12;
+    /// A goroutine was made runnable whose wait had not been seen to begin: before attach, or the map was full.
+    pub const GO_UNMATCHED: u32 = 13;
+    /// A goroutine got its lock without a wait after all. Not a loss.
+    pub const GO_UNPARKED: u32 = 14;
+    /// A goroutine's wait was shorter than [`super::Control::min_wait_ns`]. Not a loss.
+    pub const GO_SHORT: u32 = 15;
     /// Number of counters.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 16;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.
@@ -544,6 +594,7 @@ mod tests {
             Wait::SIZE,
             Stack::SIZE,
             Delays::SIZE,
+            GoWait::SIZE,
             FdOpen::SIZE,
             FdClose::SIZE,
             FdRights::SIZE,

@@ -5,7 +5,9 @@ use core::ptr;
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, bpf_map_type, task_struct},
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_task_storage_get},
+    helpers::{
+        bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_task_storage_get,
+    },
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf, StackTrace},
 };
@@ -207,6 +209,18 @@ pub(super) fn control() -> Control {
     })
 }
 
+/// How many waits the one that begins stands for; 0 when it is not chosen. Drawn before anything is known of its length.
+#[inline(always)]
+pub(super) fn chosen() -> u32 {
+    let mask = control().sample_mask as u32;
+    // SAFETY: a helper without preconditions.
+    if mask == 0 || unsafe { bpf_get_prandom_u32() } & mask == 0 {
+        mask + 1
+    } else {
+        0
+    }
+}
+
 /// Adds one to a counter of [`counter`].
 #[inline(always)]
 pub(super) fn count(which: u32) {
@@ -229,28 +243,58 @@ pub(super) fn add(which: u32) -> u64 {
 
 /// A BTF map definition as the loader expects it (`BPF_MAP_TYPE_TASK_STORAGE` has no wrapper in aya-ebpf 0.2).
 #[repr(C)]
-pub(super) struct TaskStorage {
+pub(super) struct TaskStorage<T> {
     r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE as usize],
     key: *const i32,
-    value: *const TaskState,
+    value: *const T,
     max_entries: *const [i32; 0],
     map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
 }
 
 // SAFETY: the pointers are placeholders whose types the loader reads; nobody follows them.
-unsafe impl Sync for TaskStorage {}
+unsafe impl<T> Sync for TaskStorage<T> {}
+
+impl<T> TaskStorage<T> {
+    pub(super) const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// What is kept of `task`, null when nothing is.
+    ///
+    /// # Safety
+    ///
+    /// `task` must be a task pointer that the verifier trusts: a BTF tracepoint's argument or the current task.
+    #[inline(always)]
+    pub(super) unsafe fn get(&'static self, task: *mut task_struct) -> *mut T {
+        // SAFETY: by the caller's promise.
+        unsafe { bpf_task_storage_get((&raw const *self).cast_mut().cast(), task, ptr::null_mut(), 0) }.cast()
+    }
+
+    /// As [`TaskStorage::get`], made (zeroed) when absent; null when there is no memory.
+    ///
+    /// # Safety
+    ///
+    /// As [`TaskStorage::get`].
+    #[inline(always)]
+    pub(super) unsafe fn make(&'static self, task: *mut task_struct) -> *mut T {
+        let flags = u64::from(BPF_LOCAL_STORAGE_GET_F_CREATE);
+        // SAFETY: by the caller's promise.
+        unsafe { bpf_task_storage_get((&raw const *self).cast_mut().cast(), task, ptr::null_mut(), flags) }
+            .cast()
+    }
+}
 
 /// thread → its [`TaskState`], for threads of targets. Made at attach (iterator) and at fork, ends with the thread. Written and
 /// read by the scheduler probes. No memory: the thread is not traced, counted.
 #[unsafe(link_section = ".maps")]
 #[unsafe(no_mangle)]
-static TASKS: TaskStorage = TaskStorage {
-    r#type: ptr::null(),
-    key: ptr::null(),
-    value: ptr::null(),
-    max_entries: ptr::null(),
-    map_flags: ptr::null(),
-};
+static TASKS: TaskStorage<TaskState> = TaskStorage::new();
 
 /// State of `task`, null when it is no target's thread.
 ///
@@ -267,7 +311,7 @@ pub(super) unsafe fn task_state(task: *mut task_struct) -> *mut TaskState {
         return ptr::null_mut();
     }
     // SAFETY: by the caller's promise.
-    unsafe { bpf_task_storage_get((&raw const TASKS).cast_mut().cast(), task, ptr::null_mut(), 0) }.cast()
+    unsafe { TASKS.get(task) }
 }
 
 /// State of `task`, made (zeroed) when absent; null when there is no memory.
@@ -277,7 +321,6 @@ pub(super) unsafe fn task_state(task: *mut task_struct) -> *mut TaskState {
 /// As [`task_state`].
 #[inline(always)]
 pub(super) unsafe fn make_task_state(task: *mut task_struct) -> *mut TaskState {
-    let flags = u64::from(BPF_LOCAL_STORAGE_GET_F_CREATE);
     // SAFETY: by the caller's promise.
-    unsafe { bpf_task_storage_get((&raw const TASKS).cast_mut().cast(), task, ptr::null_mut(), flags) }.cast()
+    unsafe { TASKS.make(task) }
 }

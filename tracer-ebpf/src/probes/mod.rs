@@ -17,6 +17,7 @@
 mod bench;
 mod emit;
 mod fds;
+mod go;
 mod maps;
 mod sched;
 mod stack;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_prandom_u32, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_ns},
     macros::btf_tracepoint,
     programs::{BtfTracePointContext, tracing::StackIdContext as _},
 };
@@ -15,7 +15,7 @@ use tracer_ebpf::{
 
 use super::{
     emit::{header, in_place, plain},
-    maps::{KSTACKS, control, count, has, is_target, make_task_state, set_space, space, task_state},
+    maps::{KSTACKS, chosen, control, count, has, is_target, make_task_state, set_space, space, task_state},
     stack::{Place, stack},
     task::{self, Call, TaskState, call, complete, ids, ran_ns, signal_pending, user_regs},
 };
@@ -153,18 +153,6 @@ unsafe fn switch_out(
     } else {
         u64::from(stack_fault::UNWANTED)
     };
-}
-
-/// How many sleeps the one that begins stands for; 0 when it is not chosen. Drawn before anything is known of its length.
-#[inline(always)]
-fn chosen() -> u32 {
-    let mask = control().sample_mask as u32;
-    // SAFETY: a helper without preconditions.
-    if mask == 0 || unsafe { bpf_get_prandom_u32() } & mask == 0 {
-        mask + 1
-    } else {
-        0
-    }
 }
 
 /// How much of a sleep lies in the present window; what lies before is another report's.

@@ -1,11 +1,14 @@
 //! Stacks: recognised by a memo, or copied.
 
-use core::ffi::{c_long, c_void};
+use core::{
+    ffi::{c_long, c_void},
+    ptr,
+};
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, pt_regs},
     helpers::{
-        bpf_get_smp_processor_id,
+        bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_smp_processor_id,
         generated::{bpf_loop, bpf_probe_read_user},
     },
     macros::map,
@@ -18,7 +21,7 @@ use tracer_ebpf::{
 
 use super::{
     emit::{header, ring_is_crowded, submit_flags},
-    maps::{EVENTS, add, control, count, epoch, space},
+    maps::{EVENTS, TaskStorage, add, control, count, epoch, space},
     task::{copy_regs, is_user_64, reg},
 };
 
@@ -74,11 +77,119 @@ pub(super) enum Place {
     SwitchOut = 0,
     Waking = 1,
     Descriptors = 2,
+    /// A probe in the program itself: of each thread its own.
+    Program = 3,
+}
+
+/// Value of the map `PROGRAM_SCRATCH`: as [`SCRATCH`], of one thread.
+#[repr(C)]
+struct OwnScratch {
+    words: [u64; SCRATCH_WORDS],
+    /// Copies numbered so far.
+    copies: u64,
+}
+
+/// thread → its scratch for probes in the program itself (uprobes), which lose the CPU in the middle to other threads' at the same
+/// place; a thread is in no more than one. Made when the thread is first in such a probe, ends with it; 16 KiB each. No memory:
+/// the wait has no stack, counted.
+#[unsafe(link_section = ".maps")]
+#[unsafe(no_mangle)]
+static PROGRAM_SCRATCH: TaskStorage<OwnScratch> = TaskStorage::new();
+
+/// Where a probe has its scratch.
+trait Scratch {
+    /// The words, null without.
+    fn words(place: u32) -> *mut u64;
+    /// The memos that matched last, null without.
+    fn known(place: u32) -> *mut Known;
+    /// A number for a copy, in 60 bits, that no other probe gives; `None` without scratch.
+    fn token(place: u32) -> Option<u64>;
+}
+
+/// Of the CPU: for probes that keep others of their kind from it.
+struct OfCpu;
+
+impl Scratch for OfCpu {
+    #[inline(always)]
+    fn words(place: u32) -> *mut u64 {
+        SCRATCH.get_ptr_mut(place).map_or(ptr::null_mut(), <*mut _>::cast)
+    }
+
+    #[inline(always)]
+    fn known(place: u32) -> *mut Known {
+        KNOWN.get_ptr_mut(place).map_or(ptr::null_mut(), <*mut _>::cast)
+    }
+
+    #[inline(always)]
+    fn token(place: u32) -> Option<u64> {
+        // SAFETY: a helper without preconditions.
+        let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
+        // A number of each probe's own: one that interrupts another must not be given the same.
+        let count = add(counter::TOKEN + place) & ((1 << 44) - 1);
+        Some(cpu << 46 | u64::from(place) << 44 | count)
+    }
+}
+
+/// Of the thread: for probes in the program itself.
+struct OfThread;
+
+impl OfThread {
+    /// The current thread's, made when absent.
+    #[inline(always)]
+    fn make() -> *mut OwnScratch {
+        // SAFETY: the current task is trusted.
+        unsafe { PROGRAM_SCRATCH.make(bpf_get_current_task_btf()) }
+    }
+}
+
+impl Scratch for OfThread {
+    #[inline(always)]
+    fn words(_: u32) -> *mut u64 {
+        // SAFETY: the current task is trusted.
+        unsafe { PROGRAM_SCRATCH.get(bpf_get_current_task_btf()) }.cast()
+    }
+
+    #[inline(always)]
+    fn known(_: u32) -> *mut Known {
+        // It would be another 6 KiB for each thread, to spare two look-ups beside a trap that costs as much as ten.
+        ptr::null_mut()
+    }
+
+    #[inline(always)]
+    fn token(place: u32) -> Option<u64> {
+        let own = Self::make();
+        if own.is_null() {
+            return None;
+        }
+        // SAFETY: the thread's own, not null.
+        let count = unsafe {
+            (*own).copies += 1;
+            (*own).copies
+        };
+        // The thread's id, which has 22 bits, instead of the CPU's.
+        let tid = bpf_get_current_pid_tgid() & 0x3f_ffff;
+        Some((tid & 0xffff) << 46 | u64::from(place) << 44 | tid >> 16 << 38 | count & ((1 << 38) - 1))
+    }
 }
 
 /// The stack of the current thread, whose registers these are, as records refer to it ([`stack_ref`]).
 #[inline(never)]
 pub(super) fn stack(regs: *const pt_regs, place: Place, tgid: u32, tid: u32, now: u64) -> u64 {
+    taken::<OfCpu>(regs, place, tgid, tid, now)
+}
+
+/// As [`stack`], for a probe in the program itself.
+#[inline(never)]
+pub(super) fn stack_in_program(regs: *const pt_regs, tgid: u32, tid: u32, now: u64) -> u64 {
+    if OfThread::make().is_null() {
+        count(counter::MAP_FULL);
+        return u64::from(stack_fault::PENDING);
+    }
+    taken::<OfThread>(regs, Place::Program, tgid, tid, now)
+}
+
+#[inline(always)]
+fn taken<S: Scratch>(regs: *const pt_regs, place: Place, tgid: u32, tid: u32, now: u64) -> u64 {
     if !is_user_64(regs) {
         count(counter::COMPAT);
         return u64::from(stack_fault::COMPAT);
@@ -93,11 +204,11 @@ pub(super) fn stack(regs: *const pt_regs, place: Place, tgid: u32, tid: u32, now
     if at.ip == 0 {
         return u64::from(stack_fault::UNWANTED);
     }
-    let memo = recognise(regs, place, tgid, at);
+    let memo = recognise::<S>(regs, place, tgid, at);
     if memo != 0 {
         let hits = add(counter::MEMO_HIT);
         if hits & control().shadow_mask == 0 && !ring_is_crowded() {
-            copy(regs, place, (tgid, tid), now, memo);
+            copy::<S>(regs, place, (tgid, tid), now, memo);
         }
         return stack_ref::MEMO | memo;
     }
@@ -106,7 +217,7 @@ pub(super) fn stack(regs: *const pt_regs, place: Place, tgid: u32, tid: u32, now
         count(counter::STACK_PENDING);
         return u64::from(stack_fault::PENDING);
     }
-    copy(regs, place, (tgid, tid), now, 0)
+    copy::<S>(regs, place, (tgid, tid), now, 0)
 }
 
 /// A search among the memos of a key.
@@ -132,12 +243,11 @@ struct Comparison {
 
 /// The id of the memo that matches, 0 without one.
 #[inline(always)]
-fn recognise(regs: *const pt_regs, place: Place, tgid: u32, at: StackPlace) -> u64 {
-    let (Some(scratch), Some(known)) = (SCRATCH.get_ptr_mut(place as u32), KNOWN.get_ptr_mut(place as u32))
-    else {
+fn recognise<S: Scratch>(regs: *const pt_regs, place: Place, tgid: u32, at: StackPlace) -> u64 {
+    let (scratch, known) = (S::words(place as u32), S::known(place as u32));
+    if scratch.is_null() {
         return 0;
-    };
-    let scratch = scratch.cast::<u64>();
+    }
     // SAFETY: `regs` comes from the kernel; the scratch is as large as its type and nobody else's now.
     unsafe {
         *scratch.add(3) = reg!(regs, rbx);
@@ -152,14 +262,15 @@ fn recognise(regs: *const pt_regs, place: Place, tgid: u32, at: StackPlace) -> u
     let epoch = epoch();
     let here = u64::from(tgid) << 32 | at.sp & 0xfff;
     let hash = at.ip ^ at.ip >> 7 ^ at.sp >> 3 ^ u64::from(tgid);
-    // SAFETY: masked to the entries, which are nobody else's now.
-    let known = unsafe { known.cast::<Known>().add(hash as usize & (KNOWN_MAX - 1)) };
-    // SAFETY: as above; `matching` is given what it expects.
+    // SAFETY: masked to the entries, which are nobody else's now; `matching` is given what it expects.
     unsafe {
-        if (*known).ip == at.ip && (*known).at == here && (*known).epoch == epoch {
-            let id = matching((*known).slot as usize, at.sp, place as u32);
-            if id != 0 && id == (*known).id {
-                return id;
+        if !known.is_null() {
+            let known = known.add(hash as usize & (KNOWN_MAX - 1));
+            if (*known).ip == at.ip && (*known).at == here && (*known).epoch == epoch {
+                let id = matching::<S>((*known).slot as usize, at.sp, place as u32);
+                if id != 0 && id == (*known).id {
+                    return id;
+                }
             }
         }
     }
@@ -177,9 +288,10 @@ fn recognise(regs: *const pt_regs, place: Place, tgid: u32, at: StackPlace) -> u
     // The kernel's loop, as the verifier follows the body of one of our own through each turn.
     // SAFETY: `try_way` is given what it expects; the entry is masked, as above.
     unsafe {
-        bpf_loop(WAYS as u32, try_way as *mut c_void, (&raw mut search).cast(), 0);
-        if search.id != 0 {
-            *known = Known {
+        let each: unsafe extern "C" fn(u32, *mut c_void) -> c_long = try_way::<S>;
+        bpf_loop(WAYS as u32, each as *mut c_void, (&raw mut search).cast(), 0);
+        if search.id != 0 && !known.is_null() {
+            *known.add(hash as usize & (KNOWN_MAX - 1)) = Known {
                 ip: at.ip,
                 at: here,
                 epoch,
@@ -207,7 +319,7 @@ unsafe fn word<T: Copy>(pool: *const u8, at: usize) -> T {
 }
 
 /// Compares with one memo; 1 ends the search.
-unsafe extern "C" fn try_way(way: u32, search: *mut c_void) -> c_long {
+unsafe extern "C" fn try_way<S: Scratch>(way: u32, search: *mut c_void) -> c_long {
     let search = search.cast::<Search>();
     // SAFETY: the search of `recognise`.
     unsafe {
@@ -215,7 +327,7 @@ unsafe extern "C" fn try_way(way: u32, search: *mut c_void) -> c_long {
         if slot == 0 {
             return 1;
         }
-        let id = matching(slot, (*search).sp, (*search).place);
+        let id = matching::<S>(slot, (*search).sp, (*search).place);
         if id == 0 {
             return 0;
         }
@@ -232,12 +344,15 @@ unsafe extern "C" fn try_way(way: u32, search: *mut c_void) -> c_long {
 ///
 /// The registers must be in the scratch of `place`.
 #[inline(always)]
-unsafe fn matching(slot: usize, sp: u64, place: u32) -> u64 {
+unsafe fn matching<S: Scratch>(slot: usize, sp: u64, place: u32) -> u64 {
     // SAFETY: every access to the two maps' values is masked or checked.
     unsafe {
-        let (Some(pool), Some(scratch)) = (MEMO_POOL.get_ptr(0), SCRATCH.get_ptr_mut(place)) else {
+        let (Some(pool), scratch) = (MEMO_POOL.get_ptr(0), S::words(place)) else {
             return 0;
         };
+        if scratch.is_null() {
+            return 0;
+        }
         let (pool, scratch) = (pool.cast::<u8>(), scratch.cast::<u8>());
         let id: u64 = word(pool, slot);
         let shape: u64 = word(pool, slot + 8);
@@ -265,9 +380,10 @@ unsafe fn matching(slot: usize, sp: u64, place: u32) -> u64 {
             different: 0,
             place,
         };
+        let each: unsafe extern "C" fn(u32, *mut c_void) -> c_long = compare::<S>;
         bpf_loop(
             (inputs / AT_ONCE) as u32,
-            compare as *mut c_void,
+            each as *mut c_void,
             (&raw mut comparison).cast(),
             0,
         );
@@ -280,15 +396,17 @@ unsafe fn matching(slot: usize, sp: u64, place: u32) -> u64 {
 }
 
 /// Compares [`AT_ONCE`] inputs; 1 ends the comparison.
-unsafe extern "C" fn compare(turn: u32, comparison: *mut c_void) -> c_long {
+unsafe extern "C" fn compare<S: Scratch>(turn: u32, comparison: *mut c_void) -> c_long {
     let comparison = comparison.cast::<Comparison>();
     // SAFETY: as in `try_way`.
     unsafe {
-        let (Some(pool), Some(scratch)) = (MEMO_POOL.get_ptr(0), SCRATCH.get_ptr_mut((*comparison).place))
-        else {
+        let (Some(pool), scratch) = (MEMO_POOL.get_ptr(0), S::words((*comparison).place)) else {
             return 1;
         };
-        let (pool, scratch) = (pool.cast::<u8>(), scratch.cast::<u64>());
+        if scratch.is_null() {
+            return 1;
+        }
+        let pool = pool.cast::<u8>();
         let first = turn as usize * AT_ONCE;
         let (metas, values) = ((*comparison).metas + 2 * first, (*comparison).values + 8 * first);
         let sp = (*comparison).sp;
@@ -310,7 +428,7 @@ unsafe extern "C" fn compare(turn: u32, comparison: *mut c_void) -> c_long {
 
 /// Copies the stack into the ring; what records may call it.
 #[inline(always)]
-fn copy(regs: *const pt_regs, place: Place, task: (u32, u32), now: u64, memo: u64) -> u64 {
+fn copy<S: Scratch>(regs: *const pt_regs, place: Place, task: (u32, u32), now: u64, memo: u64) -> u64 {
     // SAFETY: `regs` comes from the kernel; the class is an integer, copied out at once.
     let class = unsafe {
         let at = StackPlace {
@@ -322,11 +440,9 @@ fn copy(regs: *const pt_regs, place: Place, task: (u32, u32), now: u64, memo: u6
             .copied()
             .unwrap_or(StackClass::Medium as u32)
     };
-    // SAFETY: a helper without preconditions.
-    let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
-    // A number of each probe's own: one that interrupts another must not be given the same.
-    let count = add(counter::TOKEN + place as u32) & ((1 << 44) - 1);
-    let token = cpu << 46 | (place as u64) << 44 | count;
+    let Some(token) = S::token(place as u32) else {
+        return u64::from(stack_fault::PENDING);
+    };
     let front = (token, memo, task, now);
     if class == StackClass::Small as u32 {
         sized::<{ StackClass::Small.bytes() }>(StackClass::Small, regs, front)

@@ -1,6 +1,7 @@
 //! Aggregators: pure over decoded events. Time and identity come in the event; nothing here reads a clock or `/proc`.
 
 pub mod fds;
+pub mod go_locks;
 pub mod goroutines;
 pub mod hist;
 pub mod reason;

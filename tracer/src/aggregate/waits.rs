@@ -19,7 +19,7 @@ use crate::{
 /// Rows; further ones are folded into one row for each process and reason, counted.
 const ROWS_MAX: usize = 32_768;
 /// Wakers and waiting threads remembered for each row.
-const SIDES_MAX: usize = 256;
+pub(super) const SIDES_MAX: usize = 256;
 /// Memory for the histograms of all rows: with 10,000 rows of all lengths it leaves them buckets of 6 %.
 const HISTOGRAMS_BYTES: usize = 20 << 20;
 /// A time-out is measured from the call's entry, which lies a little before the switch-out.

@@ -220,6 +220,8 @@ fn contended(
             | LockKind::JavaMonitor
             | LockKind::Pi
             | LockKind::Gil
+            | LockKind::GoMutex
+            | LockKind::GoRwmutex
     );
     if lock.idle || !counts {
         return;
@@ -255,10 +257,15 @@ fn contended(
         return;
     };
     let (total, window) = (duration(lock.wait.total_ns), duration(window_ns));
+    let who = if matches!(lock.kind, LockKind::GoMutex | LockKind::GoRwmutex) {
+        "goroutines"
+    } else {
+        "threads"
+    };
     let took = if share < 1.0 {
         format!("took {total} of {window} ({})", plain(&percent(share)))
     } else {
-        format!("took {total} in {window} ({share:.1} threads waiting on average)")
+        format!("took {total} in {window} ({share:.1} {who} waiting on average)")
     };
     let name = lock
         .name
@@ -296,7 +303,7 @@ fn contended(
             ("p50_ns", json!(p50)),
             ("p99_ns", json!(p99)),
             ("max_ns", json!(lock.wait.max_ns)),
-            ("threads", json!(all)),
+            (who, json!(all)),
         ]),
         remedy: remedy(lock.kind).into(),
         stack: lock.waiters.first().and_then(|waiter| waiter.stack.clone()),
@@ -339,7 +346,7 @@ const fn remedy(kind: LockKind) -> &'static str {
         LockKind::Gil => {
             "Threads compete for CPython's interpreter lock: move CPU work to processes, or to native code that releases it."
         }
-        LockKind::Rwlock => {
+        LockKind::Rwlock | LockKind::GoRwmutex => {
             "See who holds it for long: a writer makes all readers wait. Shorten what is done under it, or split it."
         }
         _ => {

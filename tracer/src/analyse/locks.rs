@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
+    go_locks,
     names::Names,
     rules::{Class, Identity, classify},
 };
 use crate::{
-    aggregate::waits::{Key, Row, Waits},
+    aggregate::{
+        go_locks::GoLocks,
+        waits::{Key, Row, Waits},
+    },
+    go::locks::LockLayout,
     report::{
         frames::app_function,
         hist::hist,
@@ -82,24 +87,35 @@ type Built = (Lock, Row, Vec<(u32, u64)>);
 
 #[derive(Clone, Copy)]
 struct Member<'a> {
-    key: &'a Key,
+    key: Key,
     row: &'a Row,
     class: Class,
 }
 
-/// Puts the futex waits together. `is_go` tells which processes are Go programs.
-pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) -> Locks {
+/// Waits of goroutines, and what is known of their programs.
+#[derive(Clone, Copy)]
+pub struct Go<'a> {
+    /// The waits.
+    pub waits: &'a GoLocks,
+    /// Layouts of locks by process.
+    pub layouts: &'a FxHashMap<u32, LockLayout>,
+}
+
+/// Puts the futex waits, if any are to be, and those of goroutines together. `is_go` tells which processes are Go programs.
+pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) -> Locks {
     let mut members: Vec<Member<'_>> = waits
-        .rows()
+        .into_iter()
+        .flat_map(Waits::rows)
         .filter(|(key, _)| key.reason == Reason::Futex)
         .map(|(key, row)| Member {
-            key,
+            key: *key,
             row,
             class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)),
         })
         .collect();
-    members.sort_by_key(|member| *member.key);
     adopt(&mut members);
+    members.extend(goroutines(go, names));
+    members.sort_by_key(|member| member.key);
     let bases = bases(&members);
     let mut groups: BTreeMap<Group, Vec<Member<'_>>> = BTreeMap::new();
     for member in members {
@@ -129,6 +145,46 @@ pub fn locks(waits: &Waits, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) 
         result.locks.push(lock);
     }
     result
+}
+
+/// The waits of goroutines as those of threads at the lock's first word.
+fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
+    let unknown = LockLayout::default();
+    let member = |(key, row): (&crate::aggregate::go_locks::Key, &'a Row)| {
+        let layout = go.layouts.get(&key.tgid).unwrap_or(&unknown);
+        let frames = names.frames(key.stack);
+        let (class, uaddr) = go_locks::classify(frames, key.site, key.address, layout);
+        let member = Member {
+            key: Key {
+                tgid: key.tgid,
+                reason: Reason::Futex,
+                uaddr,
+                pi: false,
+                stack: key.stack,
+                kstack: -1,
+            },
+            row,
+            class,
+        };
+        (key.address, member)
+    };
+    let mut members: Vec<(u64, Member<'a>)> = go.waits.rows().map(member).collect();
+    // A wait without a stack is what others on the same word are.
+    let known: FxHashMap<(u32, u64), (Class, u64)> = members
+        .iter()
+        .filter(|(_, member)| member.class.frame.is_some())
+        .map(|(word, member)| ((member.key.tgid, *word), (member.class, member.key.uaddr)))
+        .collect();
+    for (word, member) in members
+        .iter_mut()
+        .filter(|(_, member)| member.class.frame.is_none())
+    {
+        if let Some(&(class, uaddr)) = known.get(&(member.key.tgid, *word)) {
+            member.class = Class { frame: None, ..class };
+            member.key.uaddr = uaddr;
+        }
+    }
+    members.into_iter().map(|(_, member)| member).collect()
 }
 
 /// A wait whose stack says nothing (lost, cut short) is what other waits on the same word are.

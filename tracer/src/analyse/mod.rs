@@ -4,6 +4,7 @@ pub mod blocked;
 pub mod findings;
 pub mod gc;
 pub mod go;
+pub mod go_locks;
 pub mod hints;
 pub mod locks;
 pub mod names;

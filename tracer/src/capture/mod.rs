@@ -9,6 +9,7 @@ pub mod plan;
 pub mod pool;
 pub mod stats;
 pub mod tracefs;
+mod uprobes;
 
 use std::{
     collections::BTreeMap,
@@ -34,13 +35,16 @@ use self::{
     plan::{Collectors, Hook, Step},
     pool::Pool,
     stats::{KernelTime, RunStats, Sampler, run_stats},
+    uprobes::Uprobes,
 };
-use crate::{proc::host::monotonic_ns, report::model::Probe, stacks::Order};
+use crate::{go::sites::Sites, proc::host::monotonic_ns, report::model::Probe, stacks::Order};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ctrace.bpf.o"));
 
 /// From one sample of the cost to the next when something hangs on it.
 const WATCH_NS: u64 = 500_000_000;
+/// Goroutines whose last wait is remembered.
+const GO_WAITS: u32 = 65_536;
 /// Characters kept of why a hook could not be attached.
 const REASON_MAX: usize = 512;
 
@@ -57,6 +61,8 @@ pub struct Request {
     pub ring_bytes: u32,
     /// The cost is to be known soon, not only at the end.
     pub watch_cost: bool,
+    /// There may be Go programs among the targets, whose locks are to be traced.
+    pub go: bool,
 }
 
 /// Probes attached to the kernel; they go with this value, and with the process however it ends.
@@ -76,6 +82,7 @@ pub struct Capture {
     attached: Vec<Step>,
     unattached: Vec<(Step, String)>,
     sampler: Sampler,
+    uprobes: Uprobes,
 }
 
 /// A type of the wire in a map: aya wants its marker trait on a type of ours.
@@ -166,6 +173,13 @@ impl Capture {
                 read_tasks(&mut ebpf)?;
             }
         }
+        if request.go {
+            // Listed from the start: samples of the cost go by the programs' order.
+            match uprobes::load(&mut ebpf) {
+                Ok(()) => attached.extend(uprobes::steps()),
+                Err(error) => log::warn!("waits for Go's locks are not traced: {error:#}"),
+            }
+        }
         Ok(Self {
             ebpf,
             ring,
@@ -186,6 +200,7 @@ impl Capture {
             } else {
                 Sampler::default()
             },
+            uprobes: Uprobes::default(),
         })
     }
 
@@ -261,8 +276,19 @@ impl Capture {
         Ok(self.control.set(0, Wire(control), 0)?)
     }
 
+    /// Attaches to a Go program; the probes must have been asked for at the start.
+    pub fn attach_go(&mut self, pid: u32, sites: &Sites) -> Result<()> {
+        self.uprobes.attach(&mut self.ebpf, pid, sites)
+    }
+
+    /// Detaches from a Go program.
+    pub fn detach_go(&mut self, pid: u32) {
+        self.uprobes.detach(pid);
+    }
+
     /// Forgets a process that has ended.
     pub fn remove_target(&mut self, tgid: u32) {
+        self.uprobes.detach(tgid);
         // Absent when there was no room for it.
         if let Err(error) = self.targets.remove(&tgid) {
             log::debug!("target {tgid}: {error}");
@@ -321,6 +347,7 @@ impl Capture {
         programs
             .into_iter()
             .enumerate()
+            .filter(|(_, (_, hook))| self.uprobes.were_attached || !matches!(hook, Hook::Uprobe(_)))
             .map(|(at, (program, hook))| {
                 let estimate = sampled.as_ref().and_then(|sampled| sampled.estimate(at));
                 Probe {
@@ -369,6 +396,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .btf(Some(btf))
         .allow_unsupported_maps()
         .map_max_entries("EVENTS", request.ring_bytes)
+        .map_max_entries("GO_WAITS", if request.go { GO_WAITS } else { 1 })
         .override_global("RING_BYTES", &request.ring_bytes, true)
         .override_global("FEATURES", &features, true)
         .override_global("ONE_TARGET", &one_target, true)
@@ -424,6 +452,7 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
             let program: &mut Iter = program.try_into()?;
             program.load("task", btf)?;
         }
+        Hook::Uprobe(_) => return Err(anyhow!("attached to processes, not to the kernel")),
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ pub struct Collectors {
     pub sched: bool,
     /// Sleeps other than futex waits.
     pub io: bool,
-    /// Goroutines: no probe, memory is read.
+    /// Go's runtime: goroutines, read from memory, and waits for its locks.
     pub go: bool,
 }
 
@@ -67,6 +67,8 @@ pub enum Hook {
     Tracepoint(&'static str, &'static str),
     /// Task iterator.
     Iter,
+    /// In a program, at the beginning of this function.
+    Uprobe(&'static str),
 }
 
 impl Hook {
@@ -77,6 +79,7 @@ impl Hook {
             Self::TpBtf(_) => "tp_btf",
             Self::Tracepoint(..) => "tracepoint",
             Self::Iter => "iter",
+            Self::Uprobe(_) => "uprobe",
         }
     }
 
@@ -84,7 +87,7 @@ impl Hook {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::TpBtf(name) | Self::Tracepoint(_, name) => name,
+            Self::TpBtf(name) | Self::Tracepoint(_, name) | Self::Uprobe(name) => name,
             Self::Iter => "task",
         }
     }
@@ -94,7 +97,7 @@ impl Hook {
     pub fn btf_type(self) -> Option<(Kind, Cow<'static, str>)> {
         match self {
             Self::TpBtf(name) => Some((Kind::Typedef, format!("btf_trace_{name}").into())),
-            Self::Tracepoint(..) => None,
+            Self::Tracepoint(..) | Self::Uprobe(_) => None,
             Self::Iter => Some((Kind::Func, "bpf_iter_task".into())),
         }
     }

@@ -34,6 +34,10 @@ pub struct Args {
 
 /// How to trace.
 #[derive(Debug, clap::Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line, each independent of the others"
+)]
 pub struct TraceArgs {
     /// Process to trace (repeatable)
     #[arg(short, long = "pid", value_name = "N", allow_negative_numbers = true)]
@@ -66,6 +70,9 @@ pub struct TraceArgs {
     /// recorded, unbiased; the report says which
     #[arg(long, value_name = "P%")]
     pub budget: Option<String>,
+    /// Put no probe into any program: without them Go's own locks are not timed
+    #[arg(long)]
+    pub no_uprobes: bool,
     /// Plain output, no live screen (there is none yet: accepted for scripts)
     #[arg(long)]
     pub no_tui: bool,

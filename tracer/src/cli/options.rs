@@ -18,6 +18,10 @@ pub enum JsonTo {
 
 /// How to trace.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line, each independent of the others"
+)]
 pub struct Options {
     /// Stop after.
     pub duration: Option<Duration>,
@@ -33,6 +37,8 @@ pub struct Options {
     pub top: u32,
     /// Age of a leak suspect.
     pub older: Option<Duration>,
+    /// Probes in programs may be used.
+    pub uprobes: bool,
     /// Follow children.
     pub follow: bool,
     /// Report probes and remedies too.
@@ -79,6 +85,7 @@ impl Options {
             min_wait: duration("min-wait", &args.min_wait)?,
             top: args.top.max(1),
             older: positive("older", &args.older)?,
+            uprobes: !args.no_uprobes,
             follow: args.follow,
             verbose: args.verbose > 0,
             quiet: args.quiet,

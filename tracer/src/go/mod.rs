@@ -9,10 +9,12 @@
 //! what must hold before they are used.
 
 pub(crate) mod code;
+pub mod locks;
 pub mod memory;
 pub mod metrics;
 pub mod program;
 pub mod runtime;
+pub mod sites;
 pub mod snapshot;
 pub mod types;
 

@@ -50,3 +50,24 @@ fn dump() {
         }
     }
 }
+
+#[test]
+fn dump_sites() {
+    let Ok(pid) = std::env::var("CTRACE_GO_PID") else {
+        return;
+    };
+    let pid: u32 = pid.parse().unwrap();
+    let program = program::Program::open(pid).unwrap();
+    let memory = memory::Live::new(pid);
+    let begun = std::time::Instant::now();
+    println!(
+        "{:x?} {:?}",
+        sites::Sites::find(&memory, &program),
+        begun.elapsed()
+    );
+    println!(
+        "{:?} {:?}",
+        locks::LockLayout::find(&memory, &program),
+        begun.elapsed()
+    );
+}

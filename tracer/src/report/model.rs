@@ -184,6 +184,9 @@ document! {
         pub stack_pending: u64,
         /// Ends of waits whose beginning was not seen.
         pub unmatched: u64,
+        /// Ends of goroutines' waits whose beginning was not seen: mostly those that began before ctrace attached.
+        #[serde(default)]
+        pub go_unmatched: u64,
         /// Rows folded into one because a table was full.
         pub folded: u64,
         /// Calls of 32-bit callers, whose stacks are not taken.

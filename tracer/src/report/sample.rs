@@ -229,6 +229,7 @@ fn base() -> Report {
             stack_failed: 0,
             stack_pending: 0,
             unmatched: 0,
+            go_unmatched: 0,
             folded: 0,
             compat: 0,
             control_truncated: 0,

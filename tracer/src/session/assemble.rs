@@ -136,6 +136,7 @@ impl Tracing {
             failures.insert("stale", stale);
         }
         let folded = self.pipeline.waits.folded()
+            + self.pipeline.go_locks.folded()
             + self.pipeline.threads.folded()
             + self.pipeline.folded()
             + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();
@@ -146,6 +147,7 @@ impl Tracing {
             stack_failed: failures.values().sum(),
             stack_pending: at(counter::STACK_PENDING),
             unmatched: self.pipeline.unmatched(),
+            go_unmatched: at(counter::GO_UNMATCHED),
             folded,
             compat: at(counter::COMPAT),
             control_truncated: at(counter::CONTROL_TRUNCATED),
@@ -205,6 +207,7 @@ impl Tracing {
             options,
             budget,
             go: go_targets,
+            uprobes,
             ..
         } = self;
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
@@ -228,10 +231,15 @@ impl Tracing {
         losses.complete &= failure.is_none();
         losses.names =
             failure.map(|error| format!("the process that looks them up did not end well: {error}"));
-        let found_locks = options
-            .collectors
-            .locks
-            .then(|| locks::locks(&pipeline.waits, &mut names, is_go));
+        let go_locks = locks::Go {
+            waits: &pipeline.go_locks,
+            layouts: &uprobes.layouts,
+        };
+        let collectors = options.collectors;
+        let found_locks = (collectors.locks || collectors.go).then(|| {
+            let waits = collectors.locks.then_some(&pipeline.waits);
+            locks::locks(waits, go_locks, &mut names, is_go)
+        });
         let nothing = locks::Locks::default();
         let waiting_now = waiting::waiting_now(
             &sleepers,
@@ -287,6 +295,10 @@ impl Tracing {
         let described: Vec<_> = targets.iter().map(|traced| traced.described.clone()).collect();
         let mut hints = hints::hints(&described, &names.naming());
         hints.extend(hints::unread_go(&described, go_targets.refused()));
+        hints.extend(uprobes.hints(|pid| {
+            let target = described.iter().find(|target| target.pid == pid)?;
+            Some(target.runtime.clone())
+        }));
         let probes = capture.as_ref().map(Capture::probes).unwrap_or_default();
         Report {
             schema: model::SCHEMA.to_owned(),
@@ -380,6 +392,7 @@ fn since(now: &Losses, before: &Losses) -> Losses {
         stack_failed: now.stack_failed.saturating_sub(before.stack_failed),
         stack_pending: now.stack_pending.saturating_sub(before.stack_pending),
         unmatched: now.unmatched.saturating_sub(before.unmatched),
+        go_unmatched: now.go_unmatched.saturating_sub(before.go_unmatched),
         folded: now.folded.saturating_sub(before.folded),
         compat: now.compat.saturating_sub(before.compat),
         control_truncated: now.control_truncated.saturating_sub(before.control_truncated),

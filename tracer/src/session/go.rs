@@ -44,9 +44,14 @@ pub struct GoTarget {
     ended: bool,
 }
 
+/// Looks at a program before it is given up, a quarter of a second apart: one that is just being loaded has no runtime yet.
+const LOOKS: u32 = 8;
+
 /// Those of all targets.
 #[derive(Default)]
 pub struct GoTargets {
+    /// To be opened, and how often that may be tried.
+    wanted: Vec<(u32, u32)>,
     targets: BTreeMap<u32, GoTarget>,
     /// Why goroutines of a Go program are not read.
     refused: BTreeMap<u32, String>,
@@ -72,10 +77,13 @@ impl<F: FnMut()> Watch for Teller<'_, F> {
 }
 
 impl GoTargets {
-    /// A target is a Go program, or runs another program now.
+    /// A target is a Go program, or runs another one now.
     pub fn open(&mut self, pid: u32) {
-        self.targets.remove(&pid);
-        self.refused.remove(&pid);
+        self.close(pid);
+        self.try_open(pid, LOOKS);
+    }
+
+    fn try_open(&mut self, pid: u32, looks: u32) {
         let memory = Live::new(pid);
         let opened = Program::open(pid).and_then(|program| {
             let runtime = Runtime::find(&memory, &program)?;
@@ -97,6 +105,7 @@ impl GoTargets {
                 };
                 self.targets.insert(pid, target);
             }
+            Err(_) if looks > 1 => self.wanted.push((pid, looks - 1)),
             Err(error) => {
                 log::info!("goroutines of {pid} are not read: {error:#}");
                 self.refused.insert(pid, format!("{error:#}"));
@@ -106,19 +115,24 @@ impl GoTargets {
 
     /// A target runs another program, which is no Go program.
     pub fn close(&mut self, pid: u32) {
+        self.wanted.retain(|(wanted, _)| *wanted != pid);
         self.targets.remove(&pid);
         self.refused.remove(&pid);
     }
 
     /// Its memory is gone.
     pub fn ended(&mut self, pid: u32) {
+        self.wanted.retain(|(wanted, _)| *wanted != pid);
         if let Some(target) = self.targets.get_mut(&pid) {
             target.ended = true;
         }
     }
 
-    /// Asks the collectors, which forget their pauses after 256 collections.
+    /// Opens those that could not be read yet, and asks the collectors, which forget their pauses after 256 collections.
     pub fn sample(&mut self) {
+        for (pid, looks) in std::mem::take(&mut self.wanted) {
+            self.try_open(pid, looks);
+        }
         for target in self.targets.values_mut().filter(|target| !target.ended) {
             target.gc.add(target.metrics.sample(target.reader.memory()));
         }

@@ -10,6 +10,7 @@ pub mod output;
 pub mod pipeline;
 pub mod snapshot;
 pub mod tracing;
+mod uprobes;
 
 use std::{
     io,

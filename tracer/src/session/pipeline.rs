@@ -13,6 +13,7 @@ use tracer_ebpf::{
 use crate::{
     aggregate::{
         fds::FdTable,
+        go_locks::GoLocks,
         reason::{INTERRUPTIBLE, reason},
         threads::Threads,
         waits::Waits,
@@ -49,6 +50,8 @@ pub struct Pipeline {
     pub stacks: Stacks,
     /// Sleeps.
     pub waits: Waits,
+    /// Waits of goroutines.
+    pub go_locks: GoLocks,
     /// Threads.
     pub threads: Threads,
     /// Descriptor tables by process; empty when descriptors are not collected.
@@ -84,6 +87,7 @@ impl Pipeline {
         Self {
             stacks: Stacks::new(),
             waits: Waits::new(min_wait_ns),
+            go_locks: GoLocks::default(),
             threads: Threads::default(),
             fds: FxHashMap::default(),
             realtime_offset_ns,
@@ -132,6 +136,12 @@ impl Pipeline {
                 }
             }
             Event::FdUring(record) => self.on_uring(record),
+            Event::GoWait(record) => {
+                let tgid = record.header.tgid;
+                let stack = self.stack(record.stack, tgid, record.started_ns);
+                let waker = self.stack(record.waker_stack, tgid, record.header.ts_ns);
+                self.go_locks.on_wait(&record, (stack, waker));
+            }
             Event::Fork(record) => {
                 if self.follow && record.child_tgid != record.header.tgid {
                     self.on_child(&record);
@@ -342,6 +352,7 @@ impl Pipeline {
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
         self.waits.reset(now_ns);
+        self.go_locks.reset(now_ns);
         self.threads.reset();
     }
 }

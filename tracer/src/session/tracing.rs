@@ -15,6 +15,7 @@ use super::{
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
     snapshot::Edge,
+    uprobes::GoPrograms,
 };
 use crate::{
     aggregate::fds::FdTable,
@@ -48,6 +49,7 @@ pub struct Tracing {
     pub(super) pipeline: Pipeline,
     pub(super) hearing: Hearing,
     pub(super) targets: Vec<Traced>,
+    pub(super) uprobes: GoPrograms,
     pub(super) symbolizer: Symbolizer,
     pub(super) kernel: KernelSymbols,
     pub(super) edge: Edge,
@@ -73,6 +75,9 @@ impl Tracing {
             follow: options.follow,
             ring_bytes: options.ring_bytes,
             watch_cost: options.budget.is_some(),
+            // What a command or a child will be is not known yet.
+            go: traces_go(&options)
+                && (command || options.follow || held.iter().any(|held| is_go(&target::describe(held.pid)))),
         };
         let mut capture = Capture::start(&request)?;
         let min_wait_ns = options.min_wait.as_nanos() as u64;
@@ -133,6 +138,13 @@ impl Tracing {
             }
         }
         pipeline.reset(host::monotonic_ns());
+        let mut uprobes = GoPrograms::default();
+        if request.go && !command {
+            for traced in targets.iter().filter(|traced| is_go(&traced.described)) {
+                uprobes.want(traced.held.pid);
+            }
+            uprobes.attach(&mut capture);
+        }
         let unseen_kinds = unseen_kinds(&capture, &options);
         let pids = pids(&targets);
         let edge = Edge::read(&pids, capture.kernel_time());
@@ -142,6 +154,7 @@ impl Tracing {
             pipeline,
             hearing,
             targets,
+            uprobes,
             symbolizer: Symbolizer::new(),
             kernel: KernelSymbols::new(),
             edge,
@@ -197,6 +210,14 @@ impl Tracing {
             Notice::Exec(pid) => {
                 if let Some(traced) = self.targets.iter_mut().find(|traced| traced.held.pid == pid) {
                     let described = target::describe(pid);
+                    if let Some(capture) = self.capture.as_mut().filter(|_| traces_go(&self.options)) {
+                        capture.detach_go(pid);
+                        self.uprobes.forget(pid);
+                        if is_go(&described) {
+                            self.uprobes.want(pid);
+                            self.uprobes.attach(capture);
+                        }
+                    }
                     if !described.comm.is_empty() {
                         traced.described = described;
                     }
@@ -239,6 +260,9 @@ impl Tracing {
 
     /// Looks at the targets, and notes how many descriptors are open.
     pub fn sample(&mut self) {
+        if let Some(capture) = &mut self.capture {
+            self.uprobes.attach(capture);
+        }
         let now = host::monotonic_ns();
         for table in self.pipeline.fds.values_mut() {
             table.snapshot(now);
@@ -266,6 +290,7 @@ impl Tracing {
             if ended {
                 traced.exited = true;
                 traced.described.exited = true;
+                self.uprobes.forget(traced.held.pid);
                 traced.held.release();
                 if let Some(table) = self.pipeline.fds.get_mut(&traced.held.pid) {
                     table.on_process_exit(now);
@@ -444,6 +469,15 @@ impl Tracing {
         self.cost_from = (host::own_cpu(), host::monotonic_ns());
         report
     }
+}
+
+/// Whether waits for Go's own locks are to be traced.
+const fn traces_go(options: &Options) -> bool {
+    options.uprobes && (options.collectors.locks || options.collectors.go)
+}
+
+fn is_go(target: &Target) -> bool {
+    target.runtime.starts_with("go")
 }
 
 /// Of the recognised stacks one in this plus one is compared; with 0 in the options none is recognised.

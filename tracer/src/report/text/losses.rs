@@ -31,6 +31,11 @@ impl View<'_> {
                 "those waits are not counted",
             ),
             (
+                lost.go_unmatched,
+                "ends of goroutines' waits without a beginning",
+                "most began before ctrace attached",
+            ),
+            (
                 lost.stack_failed,
                 "stacks could not be unwound",
                 "shown up to where they broke",

@@ -1,0 +1,368 @@
+//! Go's own locks: exact numbers of hand-overs, both sides' code, and the same shares as the runtime's own profiles tell.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use tracer::report::model::{Lock, LockKind, Report, Severity};
+
+use super::support::workload::Truth;
+use super::support::{Ctrace, Workload, can_trace, go, require, until};
+
+/// One of each way to enter a function, and the newest.
+const VERSIONS: [&str; 3] = ["system", go::VERSIONS[0], go::VERSIONS[3]];
+
+fn built(version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
+    let toolchain = go::toolchain(version);
+    if !require(
+        toolchain.is_some(),
+        &format!("no Go {version}: cargo xtask test fetches it"),
+    ) {
+        return None;
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/golocks.go");
+    let program = folder.join("golocks");
+    go::build(&toolchain?, args, &program, &source).unwrap();
+    Some(program)
+}
+
+fn started(program: &Path, args: &[&str]) -> Workload {
+    Workload::started({
+        let mut command = Command::new(program);
+        command.args(args);
+        command
+    })
+}
+
+/// Traces one run, from before `go` until after `done`.
+fn traced(program: &Path, args: &[&str], options: &[&str]) -> (Report, Truth) {
+    let mut workload = started(program, args);
+    let pid = workload.pid.to_string();
+    let ctrace = Ctrace::start(&[&["--pid", &pid], options].concat());
+    let truth = workload.go();
+    let report = ctrace.interrupted();
+    workload.quit();
+    (report, truth)
+}
+
+/// Names of a stack's functions, leaf first.
+fn functions<'a>(report: &'a Report, stack: Option<&str>) -> Vec<&'a str> {
+    let frames = stack.and_then(|stack| report.stacks.get(stack));
+    frames
+        .into_iter()
+        .flatten()
+        .map(|frame| frame.function.as_deref().unwrap_or("?"))
+        .collect()
+}
+
+fn go_locks(report: &Report) -> Vec<&Lock> {
+    let is_go = |lock: &&Lock| {
+        matches!(
+            lock.kind,
+            LockKind::GoMutex | LockKind::GoRwmutex | LockKind::GoWaitgroup | LockKind::GoCond
+        )
+    };
+    report.locks.iter().flatten().filter(is_go).collect()
+}
+
+/// The one lock of this kind that was waited for in a function, whose every wait was ended in another.
+fn assert_lock(report: &Report, truth: &Truth, kind: LockKind, key: &str, sides: &[(&str, &str, u64)]) {
+    let found: Vec<&Lock> = go_locks(report)
+        .into_iter()
+        .filter(|lock| lock.kind == kind)
+        .collect();
+    let &[lock] = &found[..] else {
+        panic!("locks of kind {kind:?}: {found:#?}")
+    };
+    let waits: u64 = sides.iter().map(|(_, _, waits)| waits).sum();
+    assert_eq!(
+        (lock.waits, lock.wait.count, lock.outcomes.handed_over),
+        (waits, waits, waits),
+        "{kind:?}"
+    );
+    let address = format!("{:#x}", truth.get(&format!("{key}.address")));
+    assert_eq!(lock.address, Some(address), "{kind:?}");
+    assert!(
+        lock.wait.min_ns >= truth.get("hold_ns"),
+        "{kind:?}: {} ns is less than it was held for",
+        lock.wait.min_ns
+    );
+    for &(waiter, waker, waits) in sides {
+        let side = |stack: Option<&str>, name: &str| {
+            let names = functions(report, stack);
+            assert_eq!(names.last(), Some(&"runtime.goexit"), "{names:?}");
+            names.contains(&name)
+        };
+        let waited: u64 = lock
+            .waiters
+            .iter()
+            .filter(|row| side(row.stack.as_deref(), waiter))
+            .map(|row| row.waits)
+            .sum();
+        let woken: u64 = lock
+            .wakers
+            .iter()
+            .filter(|row| side(row.stack.as_deref(), waker))
+            .map(|row| row.wakes)
+            .sum();
+        assert_eq!((waited, woken), (waits, waits), "{waiter} and {waker}: {lock:#?}");
+    }
+}
+
+fn assert_all(report: &Report, truth: &Truth) {
+    let sides = [("main.waitForCache", "main.releaseCache", 23)];
+    assert_lock(report, truth, LockKind::GoMutex, "mutex", &sides);
+    let sides = [
+        ("main.waitForTable", "main.releaseTable", 13),
+        ("main.changeTable", "main.stopReading", 11),
+    ];
+    assert_lock(report, truth, LockKind::GoRwmutex, "rwmutex", &sides);
+    let sides = [("main.waitForAll", "main.oneIsDone", 5)];
+    assert_lock(report, truth, LockKind::GoWaitgroup, "waitgroup", &sides);
+    let sides = [("main.waitForSignal", "main.signalReady", 7)];
+    assert_lock(report, truth, LockKind::GoCond, "cond", &sides);
+    // Only mutexes are contended; the others wait for work.
+    for lock in go_locks(report) {
+        let contended = matches!(lock.kind, LockKind::GoMutex | LockKind::GoRwmutex);
+        assert_eq!(lock.idle, !contended, "{lock:#?}");
+    }
+    assert!(report.losses.complete, "{:?}", report.losses);
+    assert!(report.hints.is_empty(), "{:?}", report.hints);
+}
+
+fn uprobes(report: &Report) -> usize {
+    report
+        .probes
+        .iter()
+        .filter(|probe| probe.attach == "uprobe")
+        .count()
+}
+
+/// Every wait with its lock, its waiter and who ended it, however the program is linked and whatever Go made it.
+#[test]
+fn go_locks_count_every_wait_and_name_both_sides() {
+    let Some(_turn) = can_trace() else { return };
+    for version in VERSIONS {
+        for args in [&[][..], &["-buildmode=pie", "-ldflags=-s -w"]] {
+            let folder = TempDir::new().unwrap();
+            let Some(program) = built(version, args, folder.path()) else {
+                continue;
+            };
+            let (report, truth) = traced(&program, &[], &[]);
+            println!("Go {version} {args:?}");
+            assert_all(&report, &truth);
+            assert_eq!(uprobes(&report), 3);
+        }
+    }
+}
+
+/// The same work with nobody in the way.
+#[test]
+fn go_locks_that_nobody_waits_for_are_silent() {
+    let Some(_turn) = can_trace() else { return };
+    let folder = TempDir::new().unwrap();
+    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+        return;
+    };
+    let (report, _) = traced(&program, &["clean"], &[]);
+    let loud = |lock: &&Lock| !lock.idle;
+    let locks: Vec<&Lock> = go_locks(&report).into_iter().filter(loud).collect();
+    assert!(locks.is_empty(), "{locks:#?}");
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|finding| finding.severity < Severity::Medium),
+        "{:#?}",
+        report.findings
+    );
+}
+
+/// `--only go` has them and nothing else; `--no-uprobes` leaves the program alone.
+#[test]
+fn go_locks_are_traced_when_asked_for() {
+    let Some(_turn) = can_trace() else { return };
+    let folder = TempDir::new().unwrap();
+    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+        return;
+    };
+    let (report, truth) = traced(&program, &[], &["--only", "go"]);
+    assert_all(&report, &truth);
+    assert!(report.fds.is_none() && report.blocked.is_none() && report.run_queue.is_none());
+    assert!(
+        report
+            .locks
+            .iter()
+            .flatten()
+            .all(|lock| lock.kind != LockKind::RuntimeIdle),
+        "{:#?}",
+        report.locks
+    );
+    for options in [&["--no-uprobes"][..], &["--only", "fds,sched,io"]] {
+        let (report, _) = traced(&program, &[], options);
+        assert_eq!(uprobes(&report), 0, "{options:?}");
+        assert!(go_locks(&report).is_empty(), "{options:?}");
+    }
+}
+
+/// A command is no Go program yet when ctrace attaches to it.
+#[test]
+fn go_locks_of_a_command() {
+    let Some(_turn) = can_trace() else { return };
+    let folder = TempDir::new().unwrap();
+    for args in [&[][..], &["-buildmode=pie"]] {
+        let Some(program) = built(go::VERSIONS[3], args, folder.path()) else {
+            return;
+        };
+        let mut ctrace = Ctrace::start(&["--only", "go", "--", program.to_str().unwrap()]);
+        until("the program's locks are probed", || {
+            uprobe_links(ctrace.pid()) == 3
+        });
+        ctrace.tell("go");
+        ctrace.tell("quit");
+        let (report, ended) = ctrace.wait_report();
+        assert_all(&report, &Truth::of(&ended.stdout));
+    }
+}
+
+/// Links to uprobes that a process holds; with `--only go` no other link is one to an event of perf.
+fn uprobe_links(pid: u32) -> usize {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    let infos = infos.into_iter().flatten().flatten();
+    infos
+        .filter_map(|info| fs::read_to_string(info.path()).ok())
+        .filter(|text| text.contains("link_type:\tperf"))
+        .count()
+}
+
+/// Killed at any moment ctrace leaves the program's code as it was.
+#[test]
+fn sigkill_leaves_a_go_programs_code_as_it_was() {
+    let Some(_turn) = can_trace() else { return };
+    let folder = TempDir::new().unwrap();
+    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+        return;
+    };
+    let mut workload = started(&program, &[]);
+    let before = code(workload.pid);
+    let ctrace = Ctrace::attach(workload.pid);
+    let probed = changed(&before, &code(workload.pid));
+    assert_eq!(probed, 3, "bytes of the code that breakpoints replace");
+    ctrace.kill();
+    until("the program's code is as before", || {
+        changed(&before, &code(workload.pid)) == 0
+    });
+    workload.go();
+    workload.quit();
+}
+
+/// The code of a process's program, as it is in memory.
+fn code(pid: u32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let map = maps
+        .lines()
+        .find(|line| line.contains(" r-xp ") && line.ends_with("golocks"));
+    let range = map.unwrap().split(' ').next().unwrap();
+    let (start, end) = range.split_once('-').unwrap();
+    let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+    let mut bytes = vec![0; (end - start) as usize];
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    memory.read_exact_at(&mut bytes, start).unwrap();
+    bytes
+}
+
+fn changed(before: &[u8], after: &[u8]) -> usize {
+    before
+        .iter()
+        .zip(after)
+        .filter(|(before, after)| before != after)
+        .count()
+}
+
+const PATHS: [&str; 3] = ["slowPath", "middlePath", "quickPath"];
+
+/// Parts of a sum, in percent.
+fn shares(parts: [u64; 3]) -> [f64; 3] {
+    let sum = parts.iter().sum::<u64>().max(1) as f64;
+    parts.map(|part| part as f64 * 100.0 / sum)
+}
+
+/// Under contention, against the runtime's own profiles in the same run: who waited how long, and who was waited for.
+#[test]
+fn go_locks_have_the_shares_that_the_runtime_measures() {
+    let Some(_turn) = can_trace() else { return };
+    for version in VERSIONS {
+        let folder = TempDir::new().unwrap();
+        let Some(program) = built(version, &[], folder.path()) else {
+            continue;
+        };
+        let (report, truth) = traced(&program, &["hard", "3"], &["--only", "go"]);
+        let lock = go_locks(&report)
+            .into_iter()
+            .filter(|lock| lock.kind == LockKind::GoMutex)
+            .max_by_key(|lock| lock.waits)
+            .unwrap();
+        let under =
+            |stack: Option<&str>, path: &str| functions(&report, stack).contains(&&*format!("main.{path}"));
+        let waited = PATHS.map(|path| {
+            let rows = lock
+                .waiters
+                .iter()
+                .filter(|row| under(row.stack.as_deref(), path));
+            rows.map(|row| row.total_ns).sum()
+        });
+        let woken = PATHS.map(|path| {
+            let rows = lock.wakers.iter().filter(|row| under(row.stack.as_deref(), path));
+            rows.map(|row| row.wakes).sum()
+        });
+        let block = PATHS.map(|path| truth.get(&format!("block.{path}.cycles")));
+        let mutex = PATHS.map(|path| truth.get(&format!("mutex.{path}.count")));
+        println!(
+            "Go {version}: {} waits; waiters {:.1?}, by the runtime {:.1?}; releasers {:.1?}, by the runtime {:.1?}",
+            lock.waits,
+            shares(waited),
+            shares(block),
+            shares(woken),
+            shares(mutex)
+        );
+        assert!(lock.waits > 1_000, "{lock:#?}");
+        for (ours, theirs) in [(waited, block), (woken, mutex)] {
+            for (ours, theirs) in shares(ours).into_iter().zip(shares(theirs)) {
+                assert!((ours - theirs).abs() < 5.0, "{ours} % and {theirs} %");
+            }
+        }
+        assert!(report.losses.complete, "{:?}", report.losses);
+    }
+}
+
+/// What it costs: printed, as a machine shared with others gives no number to rely on.
+#[test]
+fn go_locks_cost_little() {
+    let Some(_turn) = can_trace() else { return };
+    let folder = TempDir::new().unwrap();
+    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+        return;
+    };
+    let mut alone = started(&program, &["bench", "3", "8"]);
+    let without = alone.go();
+    alone.quit();
+    let (report, with) = traced(&program, &["bench", "3", "8"], &["--only", "go"]);
+    let per_op = |truth: &Truth, key: &str| truth.get(key) as f64 / truth.get("ops").max(1) as f64;
+    for probe in report.probes.iter().filter(|probe| probe.attach == "uprobe") {
+        let (hits, run_ns) = (probe.hits.unwrap_or(0), probe.run_ns.unwrap_or(0));
+        println!("{}: {hits} hits, {} ns each", probe.name, run_ns / hits.max(1));
+    }
+    println!(
+        "throughput {:.2} of untraced; CPU time for each operation {:.0} ns, untraced {:.0} ns",
+        per_op(&without, "wall_ns") / per_op(&with, "wall_ns"),
+        per_op(&with, "cpu_ns"),
+        per_op(&without, "cpu_ns")
+    );
+    // A probe on an instruction that the kernel must step over would cost thirty times as much.
+    assert!(
+        per_op(&with, "wall_ns") < 20.0 * per_op(&without, "wall_ns"),
+        "throughput broke down"
+    );
+}

@@ -1,0 +1,168 @@
+//! Waits of goroutines for Go's locks: begun in one probe, ended in another, paired by goroutine.
+//!
+//! The runtime queues a goroutine under a lock after its wait began and takes it out under the same lock before it is made
+//! runnable, so the probes never see the two at once, or the end before the beginning.
+
+/// Key of the map `GO_WAITS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Address of the goroutine's descriptor (`runtime.g`), which the runtime gives to another when it ends.
+    pub g: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Value of the map `GO_WAITS`: the last wait of a goroutine.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// When it began.
+    pub started_ns: u64,
+    /// When it last ended; 0 while it has not.
+    pub woken_ns: u64,
+    /// What for.
+    pub address: u64,
+    /// The goroutine's number.
+    pub goid: u64,
+    /// Its stack ([`crate::wire::stack_ref`]).
+    pub stack: u64,
+    /// One of [`crate::wire::go_site`].
+    pub site: u32,
+    /// How many waits it stands for; 0: it was not chosen and gets no record.
+    pub weight: u32,
+}
+
+/// A wait that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// When it began.
+    pub since_ns: u64,
+    /// It is a second wait of the same call ([`crate::wire::go_wait::AGAIN`]).
+    pub again: bool,
+}
+
+impl Pending {
+    /// Nothing is known to have ended the wait: when another begins, the goroutine had got its lock without one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.weight != 0 && self.woken_ns == 0
+    }
+
+    /// The goroutine is made runnable. `None` when nobody is to hear of it.
+    #[inline(always)]
+    pub const fn end(&mut self, now: u64) -> Option<Ended> {
+        if self.weight == 0 {
+            return None;
+        }
+        // Each call announces itself once and may wait several times: woken, it can find the semaphore taken by another.
+        let again = self.woken_ns != 0;
+        let since_ns = if again { self.woken_ns } else { self.started_ns };
+        self.woken_ns = now;
+        Some(Ended { since_ns, again })
+    }
+}
+
+/// What a probe must know of a program, packed into the cookie of its attachment: offsets differ from one version of Go to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// Offset of the number in `runtime.g`.
+    pub goid: u16,
+    /// Offset of the goroutine in `runtime.sudog`.
+    pub sudog_g: u16,
+    /// The probe is on the jump of the stack's check: where that is taken the function begins anew, on a larger stack.
+    pub on_check: bool,
+}
+
+/// The carry and zero flags: an unsigned jump "below or equal" is taken when one of them is set.
+const CARRY_OR_ZERO: u64 = 1 | 1 << 6;
+
+impl Cookie {
+    const ON_CHECK: u64 = 1 << 32;
+
+    /// As the kernel carries it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        self.goid as u64 | (self.sudog_g as u64) << 16 | if self.on_check { Self::ON_CHECK } else { 0 }
+    }
+
+    /// From [`Cookie::pack`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(cookie: u64) -> Self {
+        Self {
+            goid: cookie as u16,
+            sudog_g: (cookie >> 16) as u16,
+            on_check: cookie & Self::ON_CHECK != 0,
+        }
+    }
+
+    /// Whether a hit with these processor flags is not the function's beginning.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_repeated(self, flags: u64) -> bool {
+        self.on_check && flags & CARRY_OR_ZERO != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun(started_ns: u64, weight: u32) -> Pending {
+        Pending {
+            started_ns,
+            weight,
+            ..Pending::default()
+        }
+    }
+
+    #[test]
+    fn a_wait_lasts_from_its_beginning_to_the_wake() {
+        let mut wait = begun(100, 1);
+        assert!(wait.is_open());
+        let ended = wait.end(140).unwrap();
+        assert_eq!((ended.since_ns, ended.again), (100, false));
+        assert!(!wait.is_open());
+    }
+
+    #[test]
+    fn losing_the_race_after_a_wake_is_a_second_wait() {
+        let mut wait = begun(100, 1);
+        wait.end(140);
+        let ended = wait.end(190).unwrap();
+        assert_eq!((ended.since_ns, ended.again), (140, true));
+    }
+
+    #[test]
+    fn nobody_hears_of_one_that_was_not_chosen() {
+        let mut wait = begun(100, 0);
+        assert!(!wait.is_open());
+        assert_eq!(wait.end(140), None);
+    }
+
+    #[test]
+    fn cookies_come_back() {
+        for (goid, sudog_g, on_check) in [(152, 0, false), (160, 24, true), (u16::MAX, u16::MAX, true)] {
+            let cookie = Cookie {
+                goid,
+                sudog_g,
+                on_check,
+            };
+            assert_eq!(Cookie::unpack(cookie.pack()), cookie);
+        }
+    }
+
+    #[test]
+    fn a_function_that_begins_anew_is_told_by_the_flags() {
+        let mut cookie = Cookie::unpack(0);
+        assert!(!cookie.is_repeated(CARRY_OR_ZERO));
+        cookie.on_check = true;
+        assert!(cookie.is_repeated(1) && cookie.is_repeated(1 << 6));
+        assert!(!cookie.is_repeated(0x202));
+    }
+}
