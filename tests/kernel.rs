@@ -17,6 +17,8 @@
 mod budget;
 #[path = "kernel/fds.rs"]
 mod fds;
+#[path = "kernel/go_objects.rs"]
+mod go_objects;
 #[path = "kernel/locks.rs"]
 mod locks;
 #[path = "kernel/memos.rs"]

@@ -124,6 +124,11 @@ impl Truth {
         self.0.get(key).copied()
     }
 
+    /// All of it, by key.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(key, &number)| (key.as_str(), number))
+    }
+
     /// What the output of an ended workload says.
     pub(crate) fn of(output: &str) -> Self {
         let facts = output.lines().filter_map(|line| line.strip_prefix("truth "));

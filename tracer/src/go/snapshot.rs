@@ -30,7 +30,7 @@ const MAX_GROUPS: usize = 1 << 16;
 /// Addresses whose step is kept.
 const MAX_STEPS: usize = 1 << 18;
 /// User addresses are below.
-const USER_END: u64 = 1 << 47;
+pub(super) const USER_END: u64 = 1 << 47;
 /// Descriptors that lie so close are read as one piece.
 const GAP: u64 = 256;
 /// A bit of the status: the collector scans the stack.
@@ -125,9 +125,9 @@ pub struct Goroutine {
     pub born_ns: u64,
     /// Since when it waits at least, by the collector; 0 when not told.
     pub since_ns: u64,
-    sp: u64,
-    pc: u64,
-    seq: u8,
+    pub(super) sp: u64,
+    pub(super) pc: u64,
+    pub(super) seq: u8,
 }
 
 /// How a snapshot went.
@@ -167,6 +167,16 @@ struct Descriptor {
     since_ns: u64,
     m: u64,
     locked_m: u64,
+}
+
+impl Goroutine {
+    /// A descriptor read now, by its bytes, shows it where it was.
+    pub(super) fn stands(&self, layout: &Layout, bytes: &[u8]) -> bool {
+        Descriptor::read(layout, bytes).is_some_and(|now| {
+            (now.goid, Status::of(now.status, now.reason)) == (self.goid, Some(self.status))
+                && (now.sp, now.pc, now.seq) == (self.sp, self.pc, self.seq)
+        })
+    }
 }
 
 impl Descriptor {
@@ -232,7 +242,7 @@ pub struct Reader<M> {
     groups: Groups,
     walker: Walker,
     /// Bytes of a descriptor that are of use.
-    used: usize,
+    pub(super) used: usize,
 }
 
 const NOBODY: Goroutine = Goroutine {

@@ -1,0 +1,328 @@
+//! What goroutines wait on, read from memory: exactly the locks, channels, descriptors and pools that the program itself knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tracer::go::{
+    channels::ChannelUse,
+    locks::{HeldUp, LockKind},
+    memory::{Live, Memory},
+    objects::Objects,
+    pools::HttpLoop,
+    program::Program,
+    runtime::Runtime,
+    snapshot::Reader,
+    sockets::{Direction, has_descriptor},
+};
+
+use super::support::workload::Truth;
+use super::support::{Workload, go, require};
+
+/// Kinds of builds: as they come, and without symbols and DWARF.
+const BUILDS: [(&str, &[&str]); 2] = [("plain", &[]), ("stripped", &["-ldflags=-s -w"])];
+
+fn now() -> u64 {
+    let mut spec = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `spec` is written to, and lives through the call.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut spec) };
+    assert_eq!(failed, 0);
+    spec.tv_sec as u64 * 1_000_000_000 + spec.tv_nsec as u64
+}
+
+/// Calls with every workload started, of each version and build.
+fn each(args: &[&str], versions: &[&str], builds: &[(&str, &[&str])], mut f: impl FnMut(&str, Workload)) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/gosem.go");
+    let folder = TempDir::new().unwrap();
+    for version in versions {
+        let Some(toolchain) = go::toolchain(version) else {
+            require(false, &format!("Go {version} is not installed"));
+            continue;
+        };
+        for (build, flags) in builds {
+            let program = folder.path().join(format!("gosem-{version}-{build}"));
+            go::build(&toolchain, flags, &program, &source).unwrap();
+            let mut command = Command::new(&program);
+            command.args(args);
+            f(&format!("Go {version} {build}"), Workload::started(command));
+        }
+    }
+}
+
+fn reader<M: Memory>(pid: u32, memory: M) -> Reader<M> {
+    let program = Program::open(pid).unwrap();
+    let runtime = Runtime::find(&Live::new(pid), &program).unwrap();
+    Reader::new(memory, program, runtime)
+}
+
+/// Takes snapshots until one finds nobody on the move.
+fn settled(reader: &mut Reader<Live>) {
+    for _ in 0..600 {
+        let tally = reader.take(now(), || ()).unwrap();
+        if tally.moved + tally.inconsistent + tally.unreadable == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the goroutines do not come to rest");
+}
+
+/// Which goroutines wait for a kind of thing, and between which times their wait began.
+fn began(truth: &Truth, kind: &str) -> BTreeMap<u64, (u64, u64)> {
+    let mut found: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for (key, number) in truth.all() {
+        let Some(rest) = key.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.')) else {
+            continue;
+        };
+        let Some((goid, side)) = rest.split_once('.') else {
+            continue;
+        };
+        let Ok(goid) = goid.parse() else { continue };
+        let entry = found.entry(goid).or_default();
+        match side {
+            "before" => entry.0 = number,
+            "after" => entry.1 = number,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(!found.is_empty(), "the program waits for no {kind}");
+    found
+}
+
+/// The waiters of each kind are exactly those that wait for it, at its address, in the order in which they came.
+fn locks_are_exact(truth: &Truth, held: &HeldUp, what: &str) {
+    assert_eq!((held.moved, held.contradicted), (0, 0), "{what}: {held:#?}");
+    assert_eq!(held.followed.torn, 0, "{what}");
+    assert!(!held.followed.cut);
+    let kinds = [
+        ("mutex_a", LockKind::Mutex, 23),
+        ("mutex_b", LockKind::Mutex, 7),
+        ("rw_read", LockKind::RwRead, 11),
+        ("rw_write", LockKind::RwWrite, 3),
+        ("wait_group", LockKind::WaitGroup, 13),
+        ("cond", LockKind::Cond, 3),
+    ];
+    let mut all: BTreeSet<u64> = BTreeSet::new();
+    for (name, kind, count) in kinds {
+        let address = truth.get(&format!("address.{name}"));
+        let wanted = began(truth, name);
+        let found: Vec<_> = held
+            .waiters
+            .iter()
+            .filter(|waiter| waiter.lock == address && waiter.kind == kind)
+            .collect();
+        let goids: BTreeSet<u64> = found.iter().map(|waiter| waiter.goid).collect();
+        assert_eq!(
+            goids,
+            wanted.keys().copied().collect(),
+            "{what} {name}: {:#?}",
+            held.waiters
+        );
+        assert_eq!((found.len(), wanted.len()), (count, count), "{what} {name}");
+        all.extend(goids);
+        let mut in_order: Vec<_> = found
+            .iter()
+            .filter_map(|waiter| Some((waiter.position?, waiter.goid)))
+            .collect();
+        in_order.sort_unstable();
+        let came: Vec<_> = {
+            let mut came: Vec<_> = wanted
+                .iter()
+                .map(|(&goid, &(before, _))| (before, goid))
+                .collect();
+            came.sort_unstable();
+            came.into_iter().map(|(_, goid)| goid).collect()
+        };
+        match kind {
+            // No table lists them.
+            LockKind::Cond => assert!(in_order.is_empty(), "{what} {name}"),
+            // The first writer waits for the readers, the others for the first.
+            LockKind::RwWrite => {
+                let positions: Vec<_> = in_order.iter().map(|&(position, _)| position).collect();
+                assert_eq!(positions, [0, 0, 1], "{what} {name}");
+            }
+            _ => {
+                let goids: Vec<_> = in_order.iter().map(|&(_, goid)| goid).collect();
+                assert_eq!(goids, came, "{what} {name}");
+            }
+        }
+        for waiter in found {
+            let (before, after) = wanted[&waiter.goid];
+            match waiter.since_ns {
+                Some(since) => assert!((before..=after).contains(&since), "{what} {name}: {waiter:?}"),
+                // Only mutexes tell.
+                None => assert_ne!(kind, LockKind::Mutex, "{what} {name}: {waiter:?}"),
+            }
+        }
+    }
+    let others: Vec<_> = held
+        .waiters
+        .iter()
+        .filter(|waiter| !all.contains(&waiter.goid))
+        .collect();
+    assert!(others.is_empty(), "{what}: {others:#?}");
+}
+
+fn channels_are_exact(truth: &Truth, objects: &mut Objects, reader: &Reader<Live>, what: &str) {
+    let found = objects.channels(reader, |_| true);
+    let of = |name: &str| {
+        let wanted = began(truth, name);
+        let found: Vec<_> = found
+            .iter()
+            .filter(|waiter| wanted.contains_key(&waiter.goid))
+            .collect();
+        assert_eq!(found.len(), wanted.len(), "{what} {name}");
+        found
+    };
+    let (send, receive) = (truth.get("address.chan_send"), truth.get("address.chan_receive"));
+    for waiter in of("chan_send") {
+        let channel = waiter.channels[0];
+        assert_eq!(
+            (waiter.does, waiter.channels.len()),
+            (ChannelUse::Send, 1),
+            "{what}"
+        );
+        assert_eq!(
+            (channel.address, channel.len, channel.capacity, channel.closed),
+            (send, 19, 19, false),
+            "{what}"
+        );
+    }
+    for waiter in of("chan_receive") {
+        let channel = waiter.channels[0];
+        assert_eq!(
+            (waiter.does, waiter.channels.len()),
+            (ChannelUse::Receive, 1),
+            "{what}"
+        );
+        assert_eq!(
+            (channel.address, channel.len, channel.capacity, channel.closed),
+            (receive, 0, 0, false),
+            "{what}"
+        );
+    }
+    for waiter in of("select") {
+        let channels: BTreeSet<_> = waiter
+            .channels
+            .iter()
+            .map(|channel| (channel.address, channel.len, channel.capacity))
+            .collect();
+        assert_eq!(waiter.does, ChannelUse::Select, "{what}");
+        // A nil channel is no case.
+        assert_eq!(
+            channels,
+            BTreeSet::from([(send, 19, 19), (receive, 0, 0)]),
+            "{what}"
+        );
+    }
+    for waiter in of("chan_nil") {
+        assert_eq!(waiter.does, ChannelUse::Receive, "{what}");
+        assert!(waiter.channels.is_empty(), "{what}: {waiter:?}");
+    }
+}
+
+fn sockets_are_exact(truth: &Truth, objects: &mut Objects, reader: &Reader<Live>, pid: u32, what: &str) {
+    let found = objects.sockets(reader, |_| true, has_descriptor(pid));
+    let wanted: BTreeMap<u64, i32> = truth
+        .all()
+        .filter_map(|(key, _)| {
+            let rest = key.strip_prefix("socket.")?.strip_suffix(".before")?;
+            let (fd, goid) = rest.split_once('.')?;
+            Some((goid.parse().ok()?, fd.parse().ok()?))
+        })
+        .collect();
+    assert_eq!(wanted.len(), 19, "{what}: {wanted:?}");
+    for (goid, fd) in &wanted {
+        let told = found.iter().find(|socket| socket.goid == *goid);
+        assert_eq!(
+            told.map(|socket| socket.fd),
+            Some(*fd),
+            "{what}: goroutine {goid} {found:#?}"
+        );
+    }
+    let count = |direction| {
+        let own = found.iter().filter(|socket| wanted.contains_key(&socket.goid));
+        own.filter(|socket| socket.direction == direction).count()
+    };
+    // Sixteen read, the listener accepts, one writes, and one sleeps in a read of a pipe.
+    assert_eq!(
+        (
+            count(Direction::Read),
+            count(Direction::Write),
+            count(Direction::Call)
+        ),
+        (17, 1, 1),
+        "{what}"
+    );
+    // The others are those of the HTTP server and client, and main's read of its input.
+    for socket in &found {
+        assert!(has_descriptor(pid)(socket.fd), "{what}: {socket:?}");
+    }
+}
+
+fn pools_are_exact(truth: &Truth, objects: &mut Objects, reader: &Reader<Live>, what: &str) {
+    let pools = objects.pools(reader);
+    assert_eq!(pools.len(), 1, "{what}: {pools:#?}");
+    let pool = &pools[0];
+    assert_eq!(pool.address, truth.get("address.pool"), "{what}");
+    assert_eq!(
+        [pool.max_open, pool.open, pool.idle, pool.waited],
+        ["max_open", "open", "idle", "wait_count"].map(|name| truth.get(&format!("pool.{name}"))),
+        "{what}"
+    );
+    let waiters: BTreeSet<u64> = pool.waiters.iter().copied().collect();
+    assert_eq!(waiters, began(truth, "pool").into_keys().collect(), "{what}");
+    assert_eq!(pool.waiters.len(), 30, "{what}");
+
+    let connections = objects.http(reader, |_| true);
+    let host = format!("127.0.0.1:{}", truth.get("http.port"));
+    for connection in &connections {
+        assert_eq!(
+            (&*connection.scheme, &*connection.host, &*connection.proxy),
+            ("http", &*host, ""),
+            "{what}"
+        );
+    }
+    // Eight requests at the same time, one of which was read to its end.
+    for kind in [HttpLoop::Read, HttpLoop::Write] {
+        let addresses: BTreeSet<u64> = connections
+            .iter()
+            .filter(|connection| connection.kind == kind)
+            .map(|connection| connection.address)
+            .collect();
+        assert_eq!(addresses.len(), 8, "{what} {kind:?}: {connections:#?}");
+    }
+}
+
+/// Everything that waits, in programs of every version, with and without symbols.
+#[test]
+fn go_objects_are_those_of_the_program() {
+    let versions = ["system", "1.21.13", "1.23.9", "1.25.5", "1.27.3"];
+    each(&[], &versions, &BUILDS, |what, mut workload| {
+        let truth = workload.go();
+        let mut reader = reader(workload.pid, Live::new(workload.pid));
+        settled(&mut reader);
+        let begun = std::time::Instant::now();
+        let mut objects = Objects::find(&reader);
+        let found = begun.elapsed();
+        let held = objects.held_up(&reader, now());
+        let first = begun.elapsed();
+        let held_again = objects.held_up(&reader, now());
+        println!(
+            "{what}: found in {found:?}, asked in {:?}, again in {:?}",
+            first - found,
+            begun.elapsed() - first
+        );
+        assert_eq!(held, held_again, "{what}");
+        locks_are_exact(&truth, &held, what);
+        channels_are_exact(&truth, &mut objects, &reader, what);
+        sockets_are_exact(&truth, &mut objects, &reader, workload.pid, what);
+        pools_are_exact(&truth, &mut objects, &reader, what);
+        workload.quit();
+    });
+}

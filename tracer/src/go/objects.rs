@@ -1,0 +1,132 @@
+//! What goroutines wait on: locks, channels, descriptors, pools of connections. Read from memory, with nothing attached.
+//!
+//! [`Objects::find`] looks once for what the runtime and the libraries of a program keep where. The questions themselves are methods
+//! beside it: [`Objects::held_up`], [`Objects::channels`], [`Objects::sockets`], [`Objects::pools`], [`Objects::http`]. They are asked
+//! after a snapshot, of goroutines as it saw them; for one that has moved since there is no answer.
+
+use log::debug;
+
+use super::{
+    channels::{self, ChannelUse},
+    frames::{Receiver, places},
+    locks::{self, LockSite},
+    memory::Memory,
+    pools::{self, HttpLoop},
+    program::Program,
+    semaphores::Semaphores,
+    snapshot::{Goroutine, Group, NO_GROUP, Reader},
+    sockets,
+    sudogs::Sudogs,
+    types::Types,
+};
+
+/// Frames of a stack looked at for what it waits on.
+const NEAR: usize = 64;
+
+/// Where a program keeps what its goroutines wait on. What was not found is not asked for.
+#[derive(Debug)]
+pub struct Objects {
+    pub(super) sudogs: Option<Sudogs>,
+    pub(super) semaphores: Option<Semaphores>,
+    pub(super) locks: locks::Layout,
+    pub(super) channels: Option<channels::Layout>,
+    pub(super) sockets: Option<sockets::Layout>,
+    pub(super) databases: Option<pools::Databases>,
+    pub(super) connections: Option<pools::Connections>,
+    /// What is known of a group, by its number.
+    sites: Vec<Sites>,
+}
+
+/// What the stack of a group tells.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sites {
+    pub(super) lock: Option<LockSite>,
+    pub(super) channel: Option<ChannelUse>,
+    pub(super) socket: Option<Receiver>,
+    pub(super) database: Option<Receiver>,
+    pub(super) http: Option<(HttpLoop, Receiver)>,
+}
+
+impl Objects {
+    /// Looks for everything; what is missing is told to the debug log.
+    pub fn find<M: Memory>(reader: &Reader<M>) -> Self {
+        let (memory, program) = (reader.memory(), reader.program());
+        let (start, end) = reader.runtime().types;
+        let Some(types) = Types::read(memory, start, end) else {
+            debug!("Go's type descriptors can no longer be read");
+            return Self {
+                sudogs: None,
+                semaphores: None,
+                locks: locks::Layout::default(),
+                channels: None,
+                sockets: None,
+                databases: None,
+                connections: None,
+                sites: Vec::new(),
+            };
+        };
+        Self {
+            sudogs: told("runtime.sudog", Sudogs::find(&types)),
+            semaphores: told("runtime.semtable", Semaphores::find(memory, program)),
+            locks: locks::Layout::find(&types, program),
+            channels: told("runtime.hchan", channels::Layout::find(&types)),
+            sockets: told("internal/poll.FD", sockets::Layout::find(&types)),
+            databases: told("database/sql.DB", pools::Databases::find(&types)),
+            connections: told("net/http.persistConn", pools::Connections::find(&types)),
+            sites: Vec::new(),
+        }
+    }
+
+    /// Looks at groups that are new since the last question.
+    pub(super) fn learn<M: Memory>(&mut self, reader: &Reader<M>) {
+        let groups = reader.groups();
+        for group in groups.get(self.sites.len()..).unwrap_or_default() {
+            let sites = Sites::of(reader.program(), group, &self.locks);
+            self.sites.push(sites);
+        }
+    }
+
+    pub(super) fn sites(&self, goroutine: &Goroutine) -> Option<&Sites> {
+        (goroutine.group != NO_GROUP)
+            .then(|| self.sites.get(goroutine.group as usize))
+            .flatten()
+    }
+}
+
+impl Sites {
+    fn of(program: &Program, group: &Group, layout: &locks::Layout) -> Self {
+        let places = places(program, group);
+        let mut sites = Self::default();
+        // Of each frame, what it was compiled from, then all that it stands for, innermost first.
+        let compiled: Vec<String> = places
+            .iter()
+            .take(NEAR)
+            .map(|place| program.name(place.pc.saturating_sub(1)).unwrap_or_default())
+            .collect();
+        let names: Vec<String> = group
+            .frames
+            .iter()
+            .take(NEAR)
+            .flat_map(|&(pc, called)| program.names(pc.wrapping_sub(u64::from(called))))
+            .collect();
+        sites.lock = locks::kind(&names).map(|kind| LockSite::new(program, kind, &places, &compiled, layout));
+        sites.channel = channels::used(&names);
+        let receiver = |wanted: &dyn Fn(&str) -> bool| {
+            let mut frames = (0..compiled.len()).filter(|&at| wanted(&compiled[at]));
+            frames.find_map(|at| Receiver::of(program, &places, at))
+        };
+        sites.socket = receiver(&|name| name.starts_with("internal/poll.(*FD)."));
+        sites.database = receiver(&|name| name == "database/sql.(*DB).conn");
+        sites.http = [HttpLoop::Read, HttpLoop::Write]
+            .into_iter()
+            .find_map(|kind| Some((kind, receiver(&|name| name == kind.function())?)));
+        sites
+    }
+}
+
+fn told<T>(what: &str, found: Option<T>) -> Option<T> {
+    if found.is_none() {
+        debug!("{what} was not found in the Go program");
+    }
+    found
+}
