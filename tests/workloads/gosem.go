@@ -170,6 +170,10 @@ func channels(s *service) {
 	start("chan_send", 5, func() { offer(s) }, "chan send")
 	start("chan_receive", 2, func() { take(s) }, "chan receive")
 	start("select", 3, func() { either(s) }, "select")
+	start("tick", 2, func() {
+		for range time.Tick(time.Hour) {
+		}
+	}, "chan receive")
 	start("chan_nil", 2, func() { <-s.never }, "chan receive (nil chan)")
 }
 

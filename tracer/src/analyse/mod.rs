@@ -2,6 +2,7 @@
 
 pub mod blocked;
 pub mod findings;
+pub mod go_shapes;
 pub mod hints;
 pub mod locks;
 pub mod names;

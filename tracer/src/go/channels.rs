@@ -3,10 +3,9 @@
 use super::{
     frames::{Ask, is_pointer, read_standing},
     memory::Memory,
-    objects::Objects,
+    objects::{CHANNEL, Objects, Structs, TIME},
     snapshot::{Goroutine, Reader},
     sudogs::Sudogs,
-    types::Types,
 };
 use crate::stacks::elf::{u32_at, u64_at};
 
@@ -35,6 +34,8 @@ pub struct Channel {
     pub capacity: u64,
     /// It was closed.
     pub closed: bool,
+    /// It carries times: it is that of a timer or a ticker, or of somebody who makes his own.
+    pub ticks: bool,
 }
 
 /// A goroutine that waits on channels.
@@ -58,20 +59,29 @@ pub(super) struct Layout {
     len: usize,
     capacity: usize,
     closed: usize,
+    kind: usize,
+    /// Descriptor of `time.Time`.
+    time: Option<u64>,
     size: usize,
 }
 
 impl Layout {
-    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>) -> Option<Self> {
-        let channel = types.find(&["runtime.hchan"]).remove("runtime.hchan")?;
-        let found = Self {
+    pub(super) fn find(found: &Structs) -> Option<Self> {
+        let channel = found.get(&CHANNEL)?;
+        let layout = Self {
             len: channel.field("qcount")?,
             capacity: channel.field("dataqsiz")?,
             closed: channel.field("closed")?,
+            kind: channel.field("elemtype")?,
+            time: found.get(&TIME).map(|time| time.descriptor),
             size: usize::try_from(channel.size).ok()?,
         };
-        let fits = found.len.max(found.capacity).max(found.closed + 4) + 8 <= found.size;
-        (fits && found.size <= 1024).then_some(found)
+        let last = layout
+            .len
+            .max(layout.capacity)
+            .max(layout.kind)
+            .max(layout.closed);
+        (last + 8 <= layout.size && layout.size <= 1024).then_some(layout)
     }
 
     /// Reads the bytes of one; None when they are no channel's.
@@ -83,6 +93,7 @@ impl Layout {
             len,
             capacity,
             closed: closed == 1,
+            ticks: self.time.is_some() && u64_at(bytes, self.kind) == self.time,
         })
     }
 }

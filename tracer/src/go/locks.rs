@@ -3,14 +3,13 @@
 //! All of Go's locks sleep in the runtime's table of semaphores, which tells the lock. A mutex keeps in its own frame when the wait
 //! began: `sync.(*Mutex).lockSlow` compares it with 1 ms to decide whether the lock is starving, so its code tells where that is.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    code::instructions,
-    frames::{Ask, Place, is_pointer, keeps_receiver, read_standing},
+    frames::{Ask, Place, is_pointer, read_standing},
+    lock_frames::{Frame, SLOW, start},
     memory::Memory,
-    objects::Objects,
+    objects::{COND, GROUP, INNER, MUTEX, Objects, RW_MUTEX, Structs},
     program::Program,
     semaphores::Followed,
     snapshot::{Goroutine, Reader},
@@ -19,12 +18,6 @@ use super::{
 };
 use crate::stacks::elf::u64_at;
 
-/// Where a mutex makes its callers wait: since 1.24 in a package of its own.
-const SLOW: [&str; 2] = ["sync.(*Mutex).lockSlow", "internal/sync.(*Mutex).lockSlow"];
-/// Nanoseconds after which a mutex is starving.
-const STARVING: u64 = 1_000_000;
-/// Bytes of a lock's own frame.
-const MAX_FRAME: u64 = 1024;
 /// Waiters of one condition variable followed.
 const MAX_LISTED: usize = 1 << 16;
 
@@ -69,8 +62,8 @@ pub struct LockWaiter {
 pub struct HeldUp {
     /// In the order of the snapshot.
     pub waiters: Vec<LockWaiter>,
-    /// They wait for a lock, but moved before it was known for which.
-    pub moved: u64,
+    /// They wait for a lock, but it is not known for which: they moved, or the program's table was not found.
+    pub unknown: u64,
     /// Their frame and the table tell different locks: neither is believed.
     pub contradicted: u64,
     /// How far the table could be followed.
@@ -87,39 +80,28 @@ pub(super) struct Layout {
     readers: Option<u64>,
     writers: Option<u64>,
     group: Option<u64>,
-    /// In an RWMutex: the mutex that writers take first.
+    /// In an `RWMutex`: the mutex that writers take first.
     writing: Option<u64>,
-    /// In a Cond: the list of its waiters; in that: the first of them.
+    /// In a `Cond`: the list of its waiters; in that: the first of them.
     listed: Option<(u64, u64)>,
 }
 
 impl Layout {
-    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>, program: &Program) -> Self {
-        let mut found = types.find_in(&[
-            ("sync", "sync.Mutex"),
-            ("internal/sync", "sync.Mutex"),
-            ("sync", "sync.RWMutex"),
-            ("sync", "sync.WaitGroup"),
-            ("sync", "sync.Cond"),
-        ]);
-        let mut take = |package, name| found.remove(&(package, name));
-        let (outer, inner) = (take("sync", "sync.Mutex"), take("internal/sync", "sync.Mutex"));
+    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>, found: &Structs, program: &Program) -> Self {
         let at = |offset: usize| offset as u64;
-        let mutex = match (&outer, &inner) {
+        let mutex = match (found.get(&MUTEX), found.get(&INNER)) {
             // Either it has the semaphore itself, or one that has it.
             (Some(outer), inner) => outer.field("sema").or_else(|| {
                 let held = outer
                     .type_of("mu")
                     .and_then(|descriptor| types.structure(descriptor));
-                Some(outer.field("mu")? + held.as_ref().or(inner.as_ref())?.field("sema")?)
+                Some(outer.field("mu")? + held.as_ref().or(inner)?.field("sema")?)
             }),
             (None, Some(inner)) => inner.field("sema"),
             (None, None) => None,
         };
-        let rw = take("sync", "sync.RWMutex");
-        let group = take("sync", "sync.WaitGroup");
-        let cond = take("sync", "sync.Cond");
-        let field = |name: &str| rw.as_ref().and_then(|rw| rw.field(name)).map(at);
+        let field = |name: &str| found.get(&RW_MUTEX)?.field(name).map(at);
+        let group = found.get(&GROUP);
         Self {
             start: start(program),
             mutex: mutex.map(at),
@@ -129,49 +111,12 @@ impl Layout {
             group: group
                 .and_then(|group| group.field("sema").or_else(|| group.field("state2")))
                 .map(at),
-            listed: cond.and_then(|cond| {
+            listed: found.get(&COND).and_then(|cond| {
                 let list = types.structure(cond.type_of("notify")?)?;
                 Some((at(cond.field("notify")?), at(list.field("head")?)))
             }),
         }
     }
-}
-
-/// Where in its frame `lockSlow` keeps when the wait began: what it subtracts from the time before it compares with [`STARVING`].
-fn start(program: &Program) -> Option<u64> {
-    let (code, start) = SLOW.into_iter().find_map(|name| program.code(name))?;
-    let mut loaded: FxHashMap<Register, u64> = FxHashMap::default();
-    let mut subtracted = None;
-    for instruction in instructions(&code, start) {
-        match instruction.mnemonic() {
-            Mnemonic::Mov if instruction.op0_kind() == OpKind::Register => {
-                let place = (instruction.op1_kind() == OpKind::Memory)
-                    .then(|| in_frame(&instruction))
-                    .flatten();
-                match place {
-                    Some(place) => loaded.insert(instruction.op0_register(), place),
-                    None => loaded.remove(&instruction.op0_register()),
-                };
-            }
-            Mnemonic::Sub => {
-                subtracted = match instruction.op1_kind() {
-                    OpKind::Register => loaded.get(&instruction.op1_register()).copied(),
-                    OpKind::Memory => in_frame(&instruction),
-                    _ => None,
-                };
-            }
-            Mnemonic::Cmp
-                if instruction.op_count() == 2
-                    && instruction.op1_kind() == OpKind::Immediate32to64
-                    && instruction.immediate(1) == STARVING =>
-            {
-                return subtracted;
-            }
-            Mnemonic::Call => loaded.clear(),
-            _ => {}
-        }
-    }
-    None
 }
 
 /// What a stack waits for, by the names of its functions, leaf first; and whether it is a writer that waits for the other writers.
@@ -216,17 +161,6 @@ pub(super) struct LockSite {
     frame: Option<Frame>,
 }
 
-/// What the frame of a lock's function keeps, in bytes above the goroutine's stack pointer.
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    /// An address in the lock; how far in it.
-    lock: (u64, u64),
-    /// Where it returns to, which shows that it is this frame.
-    back: (u64, u64),
-    /// When the wait began.
-    start: Option<u64>,
-}
-
 impl LockSite {
     pub(super) fn new(
         program: &Program,
@@ -236,9 +170,9 @@ impl LockSite {
         layout: &Layout,
     ) -> Self {
         let frame = if kind == LockKind::Cond {
-            Frame::of_cond(program, places, compiled, layout)
+            Frame::of_cond(program, places, compiled, layout.listed.map(|(list, _)| list))
         } else {
-            Frame::of_mutex(program, places, compiled, layout)
+            Frame::of_mutex(program, places, compiled, layout.start)
         };
         Self { kind, writing, frame }
     }
@@ -263,69 +197,6 @@ impl LockSite {
     }
 }
 
-impl Frame {
-    /// `lockSlow` keeps its receiver.
-    fn of_mutex(program: &Program, places: &[Place], compiled: &[String], layout: &Layout) -> Option<Self> {
-        let at = compiled.iter().position(|name| SLOW.contains(&&**name))?;
-        let place = places.get(at)?;
-        let size = place.cfa.checked_sub(place.sp)?.checked_sub(8)?;
-        let start = layout.start.filter(|&start| start + 8 <= size);
-        keeps_receiver(program, place.pc, size).then_some(Self {
-            lock: (place.cfa, 0),
-            back: (place.cfa - 8, places.get(at + 1)?.pc),
-            start: start.map(|start| place.sp + start),
-        })
-    }
-
-    /// `Wait` keeps the address of the list of waiters, and passes it to `runtime_notifyListWait`.
-    fn of_cond(program: &Program, places: &[Place], compiled: &[String], layout: &Layout) -> Option<Self> {
-        let at = compiled.iter().position(|name| name == "sync.(*Cond).Wait")?;
-        let place = places.get(at)?;
-        let slot = argument(program, place.pc)?;
-        (place.sp + slot + 16 <= place.cfa).then_some(Self {
-            lock: (place.sp + slot, layout.listed?.0),
-            back: (place.cfa - 8, places.get(at + 1)?.pc),
-            start: None,
-        })
-    }
-
-    /// From the first to behind the last.
-    fn bounds(&self) -> (u64, u64) {
-        let (lock, back) = (self.lock.0, self.back.0);
-        let start = self.start.unwrap_or(back);
-        (lock.min(back).min(start), lock.max(back).max(start) + 8)
-    }
-}
-
-/// Where in its frame the function keeps the first argument of the call that returns to `pc`.
-fn argument(program: &Program, pc: u64) -> Option<u64> {
-    let (code, start) = program.code_at(pc)?;
-    let mut slot = None;
-    for instruction in instructions(&code, start).take_while(|instruction| instruction.ip() < pc) {
-        if instruction.mnemonic() == Mnemonic::Call {
-            if instruction.next_ip() == pc {
-                return slot;
-            }
-            slot = None;
-        } else if instruction.op_count() > 0
-            && instruction.op0_kind() == OpKind::Register
-            && matches!(instruction.op0_register(), Register::RAX | Register::EAX)
-        {
-            let kept = instruction.mnemonic() == Mnemonic::Mov && instruction.op1_kind() == OpKind::Memory;
-            slot = kept.then(|| in_frame(&instruction)).flatten();
-        }
-    }
-    None
-}
-
-/// The place in its frame that an instruction names.
-fn in_frame(instruction: &Instruction) -> Option<u64> {
-    let named = instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None;
-    named
-        .then(|| instruction.memory_displacement64())
-        .filter(|&at| at.is_multiple_of(8) && at < MAX_FRAME)
-}
-
 impl Objects {
     /// Who waits for which lock, of the goroutines of the last snapshot. `now_ns` is the time, `CLOCK_MONOTONIC`: no wait begins later.
     pub fn held_up<M: Memory>(&mut self, reader: &Reader<M>, now_ns: u64) -> HeldUp {
@@ -346,7 +217,7 @@ impl Objects {
             let own = self.lock_of(site, semaphore.map(|(semaphore, _)| semaphore));
             let (lock, since_ns) = match (own, frame) {
                 (None, None) => {
-                    held.moved += 1;
+                    held.unknown += 1;
                     continue;
                 }
                 (Some((lock, _)), None) => (lock, None),

@@ -12,6 +12,7 @@
 pub mod channels;
 pub(crate) mod code;
 pub mod frames;
+pub(crate) mod lock_frames;
 pub mod locks;
 pub mod memory;
 pub mod objects;

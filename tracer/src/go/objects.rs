@@ -5,6 +5,7 @@
 //! after a snapshot, of goroutines as it saw them; for one that has moved since there is no answer.
 
 use log::debug;
+use rustc_hash::FxHashMap;
 
 use super::{
     channels::{self, ChannelUse},
@@ -17,8 +18,25 @@ use super::{
     snapshot::{Goroutine, Group, NO_GROUP, Reader},
     sockets,
     sudogs::Sudogs,
-    types::Types,
+    types::{Struct, Types},
 };
+
+/// Structures, by the path of their package and by name.
+pub(super) type Structs = FxHashMap<(&'static str, &'static str), Struct>;
+pub(super) const SUDOG: (&str, &str) = ("runtime", "runtime.sudog");
+pub(super) const CHANNEL: (&str, &str) = ("runtime", "runtime.hchan");
+pub(super) const POLLED: (&str, &str) = ("runtime", "runtime.pollDesc");
+/// What a timer or ticker sends.
+pub(super) const TIME: (&str, &str) = ("time", "time.Time");
+pub(super) const FD: (&str, &str) = ("internal/poll", "poll.FD");
+pub(super) const MUTEX: (&str, &str) = ("sync", "sync.Mutex");
+/// Since 1.24, what a `sync.Mutex` consists of.
+pub(super) const INNER: (&str, &str) = ("internal/sync", "sync.Mutex");
+pub(super) const RW_MUTEX: (&str, &str) = ("sync", "sync.RWMutex");
+pub(super) const GROUP: (&str, &str) = ("sync", "sync.WaitGroup");
+pub(super) const COND: (&str, &str) = ("sync", "sync.Cond");
+pub(super) const DATABASE: (&str, &str) = ("database/sql", "sql.DB");
+pub(super) const CONNECTION: (&str, &str) = ("net/http", "http.persistConn");
 
 /// Frames of a stack looked at for what it waits on.
 const NEAR: usize = 64;
@@ -48,7 +66,7 @@ pub(super) struct Sites {
 }
 
 impl Objects {
-    /// Looks for everything; what is missing is told to the debug log.
+    /// Looks for everything, which takes a few milliseconds; what is missing is told to the debug log.
     pub fn find<M: Memory>(reader: &Reader<M>) -> Self {
         let (memory, program) = (reader.memory(), reader.program());
         let (start, end) = reader.runtime().types;
@@ -65,14 +83,18 @@ impl Objects {
                 sites: Vec::new(),
             };
         };
+        // All at once: the descriptors of a large program are megabytes.
+        let found = types.find_in(&[
+            SUDOG, CHANNEL, TIME, FD, POLLED, MUTEX, INNER, RW_MUTEX, GROUP, COND, DATABASE, CONNECTION,
+        ]);
         Self {
-            sudogs: told("runtime.sudog", Sudogs::find(&types)),
+            sudogs: told("runtime.sudog", Sudogs::find(&types, &found)),
             semaphores: told("runtime.semtable", Semaphores::find(memory, program)),
-            locks: locks::Layout::find(&types, program),
-            channels: told("runtime.hchan", channels::Layout::find(&types)),
-            sockets: told("internal/poll.FD", sockets::Layout::find(&types)),
-            databases: told("database/sql.DB", pools::Databases::find(&types)),
-            connections: told("net/http.persistConn", pools::Connections::find(&types)),
+            locks: locks::Layout::find(&types, &found, program),
+            channels: told("runtime.hchan", channels::Layout::find(&found)),
+            sockets: told("internal/poll.FD", sockets::Layout::find(&types, &found)),
+            databases: told("database/sql.DB", pools::Databases::find(&found)),
+            connections: told("net/http.persistConn", pools::Connections::find(&types, &found)),
             sites: Vec::new(),
         }
     }

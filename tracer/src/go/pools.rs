@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     frames::{Ask, is_pointer, read_standing},
     memory::Memory,
-    objects::Objects,
+    objects::{CONNECTION, DATABASE, Objects, Structs},
     snapshot::{Goroutine, Reader},
     types::Types,
 };
@@ -46,9 +46,8 @@ pub(super) struct Databases {
 }
 
 impl Databases {
-    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>) -> Option<Self> {
-        let key = ("database/sql", "sql.DB");
-        let database = types.find_in(&[key]).remove(&key)?;
+    pub(super) fn find(found: &Structs) -> Option<Self> {
+        let database = found.get(&DATABASE)?;
         let found = Self {
             max_open: database.field("maxOpen")?,
             open: database.field("numOpen")?,
@@ -126,9 +125,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>) -> Option<Self> {
-        let key = ("net/http", "http.persistConn");
-        let connection = types.find_in(&[key]).remove(&key)?;
+    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>, found: &Structs) -> Option<Self> {
+        let connection = found.get(&CONNECTION)?;
         let held = types.structure(connection.type_of("cacheKey")?)?;
         let base = connection.field("cacheKey")?;
         let within = |name: &str| base.checked_add(held.field(name)?);

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{
     frames::{Ask, is_pointer, read_standing},
     memory::Memory,
-    objects::Objects,
+    objects::{FD, Objects, POLLED, Structs},
     snapshot::{Goroutine, Reader, Status},
     types::{Struct, Types},
 };
@@ -62,16 +62,14 @@ struct Polled {
 }
 
 impl Layout {
-    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>) -> Option<Self> {
-        let (of, runtime) = (("internal/poll", "poll.FD"), ("runtime", "runtime.pollDesc"));
-        let mut found = types.find_in(&[of, runtime]);
-        let descriptor = found.remove(&of)?;
+    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>, found: &Structs) -> Option<Self> {
+        let descriptor = found.get(&FD)?;
         let held = types.structure(descriptor.type_of("pd")?)?;
         let (number, record) = (
             descriptor.field("Sysfd")?,
             descriptor.field("pd")?.checked_add(held.field("runtimeCtx")?)?,
         );
-        let polled = found.remove(&runtime).and_then(|polled| Polled::of(&polled));
+        let polled = found.get(&POLLED).and_then(Polled::of);
         let len = number.max(record).checked_add(8)?;
         (len <= 1024).then_some(Self {
             number,

@@ -1,6 +1,10 @@
 //! A goroutine's place in a queue (`runtime.sudog`): of a channel, a semaphore or a condition variable.
 
-use super::{memory::Memory, types::Struct, types::Types};
+use super::{
+    memory::Memory,
+    objects::{SUDOG, Structs},
+    types::{Struct, Types},
+};
 use crate::stacks::elf::u64_at;
 
 /// Offsets in it.
@@ -38,16 +42,16 @@ pub(crate) struct Sudog {
 
 impl Sudogs {
     /// By the descriptor; None when it contradicts itself.
-    pub(crate) fn find<M: Memory + ?Sized>(types: &Types<'_, M>) -> Option<Self> {
-        let sudog = types.find(&["runtime.sudog"]).remove("runtime.sudog")?;
+    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>, found: &Structs) -> Option<Self> {
+        let sudog = found.get(&SUDOG)?;
         let found = Self {
             g: sudog.field("g")?,
             next: sudog.field("next")?,
             prev: sudog.field("prev")?,
-            elem: pointer(types, &sudog, "elem")?,
+            elem: pointer(types, sudog, "elem")?,
             acquired: sudog.field("acquiretime")?,
             waitlink: sudog.field("waitlink")?,
-            channel: pointer(types, &sudog, "c")?,
+            channel: pointer(types, sudog, "c")?,
             len: usize::try_from(sudog.size).ok()?,
         };
         let fields = [

@@ -36,6 +36,8 @@ pub struct Struct {
     pub size: u64,
     /// Path of the package that its fields belong to; empty when all of them are exported.
     pub package: String,
+    /// Address of its descriptor.
+    pub descriptor: u64,
     fields: Vec<Field>,
 }
 
@@ -178,6 +180,7 @@ impl<'m, M: Memory + ?Sized> Types<'m, M> {
         Some(Struct {
             size,
             package,
+            descriptor,
             fields,
         })
     }
