@@ -21,6 +21,8 @@ mod fds;
 mod go_gc;
 #[path = "kernel/go_locks.rs"]
 mod go_locks;
+#[path = "kernel/go_objects.rs"]
+mod go_objects;
 #[path = "kernel/goroutines.rs"]
 mod goroutines;
 #[path = "kernel/goroutines_grammar.rs"]

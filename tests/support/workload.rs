@@ -137,6 +137,11 @@ impl Truth {
         self.0.get(key).copied()
     }
 
+    /// All of it, by key.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(key, &number)| (key.as_str(), number))
+    }
+
     /// What the output of an ended workload says.
     pub(crate) fn of(output: &str) -> Self {
         let facts = output.lines().filter_map(|line| line.strip_prefix("truth "));
@@ -146,11 +151,6 @@ impl Truth {
                 .map(|(key, number)| (key.to_owned(), number.parse().unwrap()))
                 .collect(),
         )
-    }
-
-    /// All that is known.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(key, number)| (&**key, *number))
     }
 
     pub(crate) fn get(&self, key: &str) -> u64 {

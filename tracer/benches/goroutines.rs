@@ -23,7 +23,7 @@ use tracer::go::{
     memory::{Live, Memory, Piece},
     program::Program,
     runtime::Runtime,
-    snapshot::{Goroutine, Reader, Watch},
+    snapshot::Reader,
 };
 
 /// A whole snapshot may cost so many times what the bare reads cost.
@@ -60,12 +60,6 @@ impl Memory for Noting {
         self.live.read_pieces(pieces, into);
         self.pieces.borrow_mut().push(pieces.to_vec());
     }
-}
-
-struct Nobody;
-
-impl Watch for Nobody {
-    fn changed(&mut self, _: &Goroutine, _: &Goroutine) {}
 }
 
 /// The workload.
@@ -152,7 +146,7 @@ fn build(go: &Path) -> PathBuf {
                 .filter_map(|entry| {
                     let path = entry.ok()?.path();
                     let name = path.file_name()?.to_str()?.to_owned();
-                    (name.ends_with(".go") && name != "cgo.go" && name != "go123.go").then_some(path)
+                    (path.extension()? == "go" && name != "cgo.go" && name != "go123.go").then_some(path)
                 }),
         )
         .env("GO111MODULE", "off")
@@ -200,8 +194,8 @@ fn measure(program: &Path, count: usize) -> bool {
         let program = Program::open(pid).expect("a Go program");
         let mut reader = Reader::new(noting, program, runtime.clone());
         let from = cpu();
-        let tally = reader.take(1, &mut Nobody).expect("a snapshot");
-        first = first.min((cpu() - from).as_secs_f64());
+        let tally = reader.take(1, &mut ()).expect("a snapshot");
+        first = first.min(cpu().saturating_sub(from).as_secs_f64());
         assert!(
             tally.alive as usize >= count && tally.inconsistent == 0,
             "{tally:?}"
@@ -209,8 +203,8 @@ fn measure(program: &Path, count: usize) -> bool {
         let pieces = reader.memory().pieces.take();
         rss = rss.max(tracer::proc::host::own_rss_bytes().saturating_sub(rss_before));
         let from = cpu();
-        let tally = reader.take(2, &mut Nobody).expect("a snapshot");
-        again = again.min((cpu() - from).as_secs_f64());
+        let tally = reader.take(2, &mut ()).expect("a snapshot");
+        again = again.min(cpu().saturating_sub(from).as_secs_f64());
         assert!(tally.unchanged as usize >= count, "{tally:?}");
         // As the reader does, but for looking at it.
         let live = Live::new(pid);
@@ -221,7 +215,7 @@ fn measure(program: &Path, count: usize) -> bool {
             sink.resize(pieces.iter().map(|piece| piece.len).sum(), 0u8);
             live.read_pieces(&mut pieces, &mut sink);
         }
-        bare = bare.min((cpu() - from).as_secs_f64());
+        bare = bare.min(cpu().saturating_sub(from).as_secs_f64());
     }
     let ratio = first / bare;
     let rss = rss as f64 / 1e6;
@@ -254,7 +248,7 @@ fn disturbance(target: &mut Target, pid: u32, runtime: &Runtime) {
     let read = target.rate(|_| {
         let begun = Instant::now();
         while begun.elapsed() < EACH {
-            reader.take(1, &mut Nobody).expect("a snapshot");
+            reader.take(1, &mut ()).expect("a snapshot");
             snapshots += 1;
         }
     });

@@ -474,7 +474,7 @@ mod tests {
                 alive.push(goroutine(100 + step, 0, 0));
             }
             for (at, goroutine) in alive.iter_mut().enumerate() {
-                goroutine.group = u32::from((step + at as u64) % 10 == 0);
+                goroutine.group = u32::from((step + at as u64).is_multiple_of(10));
             }
         });
         assert_eq!(
@@ -490,7 +490,7 @@ mod tests {
                 alive.extend((0..500).map(|n| goroutine(n + 1, 0, 0)));
             }
             for (at, goroutine) in alive.iter_mut().enumerate() {
-                goroutine.group = u32::from((step * 7 + at as u64) % 5 == 0);
+                goroutine.group = u32::from((step * 7 + at as u64).is_multiple_of(5));
             }
         });
         assert!(![verdict(&creator), verdict(&row)].contains(&Verdict::Leaking));

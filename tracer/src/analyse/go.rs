@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::names::Names;
+use super::{go_shapes, names::Names};
 use crate::{
     aggregate::{
         goroutines::{Goroutines, Judged, Survivors},
@@ -62,60 +62,16 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
     let &Seen {
         pid, reader, account, ..
     } = target;
-    let mut rows: FxHashMap<(u32, u64), Alive> = FxHashMap::default();
-    let mut creators: FxHashMap<u64, Alive> = FxHashMap::default();
     let mut by_status: BTreeMap<String, u64> = BTreeMap::new();
     for (_, goroutine) in reader.goroutines() {
         *by_status.entry(goroutine.status.name().to_owned()).or_default() += 1;
-        let creator = creators.entry(goroutine.creator).or_default();
-        creator.count += 1;
-        account.survives(&mut creator.survivors, goroutine.born_ns, older_ns);
-        if goroutine.group == NO_GROUP {
-            continue;
-        }
-        let row = rows.entry((goroutine.group, goroutine.creator)).or_default();
-        row.count += 1;
-        account.survives(&mut row.survivors, goroutine.joined_ns, older_ns);
-        let since = since(goroutine);
-        row.waits.record(now_ns.saturating_sub(since));
-        let at = row.examples.partition_point(|(other, _)| *other <= since);
-        if at < MAX_EXAMPLES {
-            row.examples.insert(at, (since, *goroutine));
-            row.examples.truncate(MAX_EXAMPLES);
-        }
     }
-
+    let (rows, creators) = alive(target, older_ns, now_ns);
     let mut places = Places {
         pid,
         known: FxHashMap::default(),
     };
-    let mut by_creator: Vec<GoCreator> = creators
-        .iter()
-        .map(|(&creator, alive)| {
-            let judged = account.creator(creator, &alive.survivors, older_ns);
-            let (created_by, created_at) = places.creator(creator, names);
-            let (verdict, confidence) = told(&judged);
-            GoCreator {
-                created_by,
-                created_at,
-                opened: judged.opened,
-                closed: judged.closed,
-                live: alive.count,
-                live_at_start: judged.at_start,
-                verdict,
-                confidence,
-                growth_per_s: judged.growth_per_s,
-            }
-        })
-        .collect();
-    by_creator.sort_by(|a, b| {
-        suspicion(a.verdict)
-            .cmp(&suspicion(b.verdict))
-            .then(b.live.cmp(&a.live))
-            .then(a.created_at.cmp(&b.created_at))
-    });
-    by_creator.truncate(MAX_ROWS);
-
+    let by_creator = by_creator(target, &creators, older_ns, &mut places, names);
     let none = Survivors::default();
     let mut shown: Vec<(Judged, u32, u64, Alive)> = rows
         .into_iter()
@@ -145,14 +101,18 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
                 thread: reader.thread(goroutine.m),
                 wait_ns: Some(now_ns.saturating_sub(since)),
             });
+            let id = places.stack_id(group, names);
+            let reason = reason(target, group);
+            let shape = go_shapes::of(names.frames(id), reason.as_deref());
             Some(GoStack {
-                stack: places.stack(group, names),
+                stack: names.key(id),
+                shape: shape.map(|shape| shape.sentence().to_owned()),
                 cut: group.cut,
                 created_by,
                 created_at,
                 count: alive.count,
                 status: group.status.name().to_owned(),
-                wait_reason: reason(target, group),
+                wait_reason: reason,
                 wait_ns: hist(&alive.waits),
                 opened: judged.opened,
                 closed: judged.closed,
@@ -186,6 +146,72 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
             bytes: target.tally.bytes,
         },
     }
+}
+
+/// Those alive, by row and by creator.
+fn alive(
+    target: &Seen<'_>,
+    older_ns: Option<u64>,
+    now_ns: u64,
+) -> (FxHashMap<(u32, u64), Alive>, FxHashMap<u64, Alive>) {
+    let account = target.account;
+    let mut rows: FxHashMap<(u32, u64), Alive> = FxHashMap::default();
+    let mut creators: FxHashMap<u64, Alive> = FxHashMap::default();
+    for (_, goroutine) in target.reader.goroutines() {
+        let creator = creators.entry(goroutine.creator).or_default();
+        creator.count += 1;
+        account.survives(&mut creator.survivors, goroutine.born_ns, older_ns);
+        if goroutine.group == NO_GROUP {
+            continue;
+        }
+        let row = rows.entry((goroutine.group, goroutine.creator)).or_default();
+        row.count += 1;
+        account.survives(&mut row.survivors, goroutine.joined_ns, older_ns);
+        let since = since(goroutine);
+        row.waits.record(now_ns.saturating_sub(since));
+        let at = row.examples.partition_point(|(other, _)| *other <= since);
+        if at < MAX_EXAMPLES {
+            row.examples.insert(at, (since, *goroutine));
+            row.examples.truncate(MAX_EXAMPLES);
+        }
+    }
+    (rows, creators)
+}
+
+fn by_creator(
+    target: &Seen<'_>,
+    creators: &FxHashMap<u64, Alive>,
+    older_ns: Option<u64>,
+    places: &mut Places,
+    names: &mut Names<'_>,
+) -> Vec<GoCreator> {
+    let mut rows: Vec<GoCreator> = creators
+        .iter()
+        .map(|(&creator, alive)| {
+            let judged = target.account.creator(creator, &alive.survivors, older_ns);
+            let (created_by, created_at) = places.creator(creator, names);
+            let (verdict, confidence) = told(&judged);
+            GoCreator {
+                created_by,
+                created_at,
+                opened: judged.opened,
+                closed: judged.closed,
+                live: alive.count,
+                live_at_start: judged.at_start,
+                verdict,
+                confidence,
+                growth_per_s: judged.growth_per_s,
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| {
+        suspicion(a.verdict)
+            .cmp(&suspicion(b.verdict))
+            .then(b.live.cmp(&a.live))
+            .then(a.created_at.cmp(&b.created_at))
+    });
+    rows.truncate(MAX_ROWS);
+    rows
 }
 
 /// Since when a goroutine does what it does, as far as is known: the earlier of what was seen and what the collector noted.
@@ -261,11 +287,6 @@ impl Places {
             return StackId::NONE;
         }
         names.stacks_mut().intern_code(self.pid, &group.frames, group.cut)
-    }
-
-    fn stack(&self, group: &Group, names: &mut Names<'_>) -> Option<String> {
-        let id = self.stack_id(group, names);
-        names.key(id)
     }
 
     /// Function and place of a `go` statement. None of the main goroutine, and those that the runtime makes in C or assembly.

@@ -67,8 +67,20 @@ impl Program {
     #[must_use]
     pub fn code(&self, name: &str) -> Option<(Vec<u8>, u64)> {
         let &(start, end) = self.functions.get(name)?;
+        self.read(start, end)
+    }
+
+    /// The code of the function that holds an address, and its first address.
+    #[must_use]
+    pub fn code_at(&self, pc: u64) -> Option<(Vec<u8>, u64)> {
+        let (start, end) = self.table.bounds(pc.wrapping_sub(self.bias))?;
+        self.read(start, end)
+    }
+
+    /// Code of the file between two addresses, and where it was loaded.
+    fn read(&self, start: u64, end: u64) -> Option<(Vec<u8>, u64)> {
         let (offset, have) = self.elf.file_offset(start)?;
-        let len = (end - start).min(have).min(MAX_FUNCTION);
+        let len = end.checked_sub(start)?.min(have).min(MAX_FUNCTION);
         Some((self.file.read_at(offset, len)?, start.wrapping_add(self.bias)))
     }
 
@@ -99,6 +111,14 @@ impl Program {
     #[must_use]
     pub fn name(&self, pc: u64) -> Option<String> {
         self.table.function_name(pc.wrapping_sub(self.bias))
+    }
+
+    /// Names of the functions at an address, what was inlined into others first.
+    #[must_use]
+    pub fn names(&self, pc: u64) -> Vec<String> {
+        let code = self.table.code(&self.file, &self.elf, pc.wrapping_sub(self.bias));
+        let named = code.map(|code| code.frames.into_iter().map(|frame| frame.name).collect());
+        named.unwrap_or_else(|| self.name(pc).into_iter().collect())
     }
 
     /// Innermost file and line at an address.

@@ -190,24 +190,22 @@ fn goroutines<M: Memory>(memory: &M, program: &Program) -> Option<u64> {
 /// `runtime.waitReason.String` looks them up in an array of strings.
 fn reasons<M: Memory>(memory: &M, program: &Program) -> Option<Vec<String>> {
     let (code, start) = program.code("runtime.waitReason.String")?;
-    let arrays = instructions(&code, start).filter_map(|instruction| reference(&instruction));
-    arrays
-        .filter_map(|array| {
-            let entries = memory
-                .read(array, MAX_REASONS * 16)
-                .or_else(|| memory.read(array, 40 * 16))?;
-            let text = |entry: &[u8]| {
-                let (at, len) = (u64_at(entry, 0)?, u64_at(entry, 8)?);
-                if at == 0 && len == 0 {
-                    return Some(String::new());
-                }
-                let bytes = memory.read(at, usize::try_from(len.min(MAX_REASON + 1)).ok()?)?;
-                let plain = |b: &u8| b.is_ascii_graphic() || *b == b' ';
-                (len <= MAX_REASON && bytes.iter().all(plain)).then(|| String::from_utf8(bytes).ok())?
-            };
-            let reasons: Vec<String> = entries.chunks_exact(16).map_while(text).collect();
-            let known = |wanted: &str| reasons.iter().any(|reason| reason == wanted);
-            (known("chan receive") && known("select") && known("sleep")).then_some(reasons)
-        })
-        .next()
+    let mut arrays = instructions(&code, start).filter_map(|instruction| reference(&instruction));
+    arrays.find_map(|array| {
+        let entries = memory
+            .read(array, MAX_REASONS * 16)
+            .or_else(|| memory.read(array, 40 * 16))?;
+        let text = |entry: &[u8]| {
+            let (at, len) = (u64_at(entry, 0)?, u64_at(entry, 8)?);
+            if at == 0 && len == 0 {
+                return Some(String::new());
+            }
+            let bytes = memory.read(at, usize::try_from(len.min(MAX_REASON + 1)).ok()?)?;
+            let plain = |b: &u8| b.is_ascii_graphic() || *b == b' ';
+            (len <= MAX_REASON && bytes.iter().all(plain)).then(|| String::from_utf8(bytes).ok())?
+        };
+        let reasons: Vec<String> = entries.chunks_exact(16).map_while(text).collect();
+        let known = |wanted: &str| reasons.iter().any(|reason| reason == wanted);
+        (known("chan receive") && known("select") && known("sleep")).then_some(reasons)
+    })
 }

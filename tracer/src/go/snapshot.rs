@@ -30,7 +30,7 @@ const MAX_GROUPS: usize = 1 << 16;
 /// Addresses whose step is kept.
 const MAX_STEPS: usize = 1 << 18;
 /// User addresses are below.
-const USER_END: u64 = 1 << 47;
+pub(super) const USER_END: u64 = 1 << 47;
 /// Descriptors that lie so close are read as one piece.
 const GAP: u64 = 256;
 /// A bit of the status: the collector scans the stack.
@@ -176,6 +176,16 @@ struct Descriptor {
     locked_m: u64,
 }
 
+impl Goroutine {
+    /// A descriptor read now, by its bytes, shows it where it was.
+    pub(super) fn stands(&self, layout: &Layout, bytes: &[u8]) -> bool {
+        Descriptor::read(layout, bytes).is_some_and(|now| {
+            (now.goid, Status::of(now.status, now.reason)) == (self.goid, Some(self.status))
+                && (now.sp, now.pc, now.seq) == (self.sp, self.pc, self.seq)
+        })
+    }
+}
+
 impl Descriptor {
     fn read(layout: &Layout, bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| u64_at(bytes, at);
@@ -239,7 +249,7 @@ pub struct Reader<M> {
     groups: Groups,
     walker: Walker,
     /// Bytes of a descriptor that are of use.
-    used: usize,
+    pub(super) used: usize,
 }
 
 impl Goroutine {
@@ -267,6 +277,11 @@ pub trait Watch {
     fn changed(&mut self, before: &Goroutine, after: &Goroutine);
     /// Called every few milliseconds.
     fn meanwhile(&mut self) {}
+}
+
+/// Nobody.
+impl Watch for () {
+    fn changed(&mut self, _: &Goroutine, _: &Goroutine) {}
 }
 
 /// Not shown: it moved, or there are too many groups.

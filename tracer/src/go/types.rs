@@ -20,7 +20,8 @@ const SIZE: usize = 0;
 const FLAGS: usize = 20;
 const KIND: usize = 23;
 const NAME: usize = 40;
-/// In a structure's: its fields.
+/// In a structure's: the package of its fields that are not exported, and its fields.
+const PACKAGE: usize = 48;
 const FIELDS: u64 = 56;
 /// The kind that is a structure, and what else shares its byte.
 const STRUCT: u8 = 25;
@@ -33,6 +34,10 @@ const EXTRA_STAR: u8 = 2;
 pub struct Struct {
     /// Bytes.
     pub size: u64,
+    /// Path of the package that its fields belong to; empty when all of them are exported.
+    pub package: String,
+    /// Address of its descriptor.
+    pub descriptor: u64,
     fields: Vec<Field>,
 }
 
@@ -93,8 +98,29 @@ impl<'m, M: Memory + ?Sized> Types<'m, M> {
 
     /// Structures by name, such as `runtime.g`; those that are not found are not in the answer.
     pub(crate) fn find<'n>(&self, wanted: &[&'n str]) -> FxHashMap<&'n str, Struct> {
+        let mut found = FxHashMap::default();
+        self.each(wanted, |name, structure| {
+            found.entry(name).or_insert(structure);
+        });
+        found
+    }
+
+    /// Structures by the path of their package and by name, as `("database/sql", "sql.DB")`: other packages may be called the same.
+    pub(crate) fn find_in<'n>(&self, wanted: &[(&'n str, &'n str)]) -> FxHashMap<(&'n str, &'n str), Struct> {
+        let names: Vec<&str> = wanted.iter().map(|&(_, name)| name).collect();
+        let mut found = FxHashMap::default();
+        self.each(&names, |name, structure| {
+            if let Some(&key) = wanted.iter().find(|key| *key == &(&*structure.package, name)) {
+                found.entry(key).or_insert(structure);
+            }
+        });
+        found
+    }
+
+    /// Calls with every structure that has one of these names.
+    fn each<'n>(&self, wanted: &[&'n str], mut f: impl FnMut(&'n str, Struct)) {
         // Where the name of a pointer to each lies, which the descriptor points to.
-        let mut places: FxHashMap<u32, &str> = FxHashMap::default();
+        let mut places: FxHashMap<u32, &'n str> = FxHashMap::default();
         for star in memchr_all(&self.bytes, b'*') {
             for &name in wanted {
                 let text = self.bytes.get(star + 1..star + 1 + name.len());
@@ -107,7 +133,6 @@ impl<'m, M: Memory + ?Sized> Types<'m, M> {
                 }
             }
         }
-        let mut found = FxHashMap::default();
         for at in (0..self.bytes.len().saturating_sub(FIELDS as usize + 24)).step_by(8) {
             let Some(&name) = u32_at(&self.bytes, at + NAME).and_then(|name| places.get(&name)) else {
                 continue;
@@ -117,10 +142,9 @@ impl<'m, M: Memory + ?Sized> Types<'m, M> {
                 .get(at + FLAGS)
                 .is_some_and(|flags| flags & EXTRA_STAR != 0);
             if starred && let Some(structure) = self.structure(self.start + at as u64) {
-                found.entry(name).or_insert(structure);
+                f(name, structure);
             }
         }
-        found
     }
 
     /// The structure that a descriptor describes.
@@ -149,7 +173,16 @@ impl<'m, M: Memory + ?Sized> Types<'m, M> {
             .filter(|_| offset <= 2 * size)
         };
         let fields = fields.chunks_exact(24).map(field).collect::<Option<_>>()?;
-        Some(Struct { size, fields })
+        let package = match u64_at(&bytes, PACKAGE)? {
+            0 => String::new(),
+            package => self.name(package)?,
+        };
+        Some(Struct {
+            size,
+            package,
+            descriptor,
+            fields,
+        })
     }
 
     fn name(&self, address: u64) -> Option<String> {

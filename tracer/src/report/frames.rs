@@ -186,14 +186,14 @@ fn is_go_standard(frame: &StackFrame) -> bool {
     };
     let package = path.get(..last + dot).unwrap_or_default();
     let first = package.split('/').next().unwrap_or_default();
-    let Some((folder, _)) = source.rsplit_once('/') else {
+    let Some((folder, file)) = source.rsplit_once('/') else {
         return false;
     };
     // Where Go was installed, or, with -trimpath, nothing but the package.
     let there = folder
         .strip_suffix(package)
         .is_some_and(|root| root.is_empty() || root.ends_with("/src/"));
-    source.ends_with(".go") && GO_STANDARD.contains(&first) && there
+    file.contains(".go") && GO_STANDARD.contains(&first) && there
 }
 
 /// Go's `sync` and what lies beneath it; a package of the application may well be called `sync…` too.

@@ -581,6 +581,8 @@ document! {
     pub struct GoStack {
         /// Where; null while they run.
         pub stack: Option<StackKey>,
+        /// What is known of goroutines with such a stack, to go on with "N goroutines …"; null when nothing is.
+        pub shape: Option<String>,
         /// Frames above the stack's limit were left out.
         pub cut: bool,
         /// Function that made them.

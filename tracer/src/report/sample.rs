@@ -30,6 +30,7 @@ pub(crate) fn all() -> Vec<(&'static str, Report)> {
 fn goroutines() -> Go {
     let stuck = GoStack {
         stack: Some("3".to_owned()),
+        shape: None,
         cut: false,
         created_by: Some("main.fanOut".to_owned()),
         created_at: Some("/srv/src/fan.go:97".to_owned()),

@@ -273,11 +273,11 @@ impl Tracing {
             .collectors
             .fds
             .then(|| fds(&pipeline.fds, options, &self.unseen_kinds, &mut names, after.ns));
-        let mut go = options
-            .collectors
-            .go
-            .then(|| go(go_targets, targets, options, after.ns, &mut names))
-            .unwrap_or_default();
+        let mut go = if options.collectors.go {
+            go(go_targets, targets, options, after.ns, &mut names)
+        } else {
+            Vec::new()
+        };
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),

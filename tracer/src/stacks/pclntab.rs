@@ -219,6 +219,12 @@ impl Pclntab {
         self.name(self.field(&function, 1)?)
     }
 
+    /// First address and end of the function that holds an address.
+    pub(crate) fn bounds(&self, pc: u64) -> Option<(u64, u64)> {
+        let function = self.function(pc)?;
+        Some((function.start, function.end))
+    }
+
     /// Where the runtime's own description of the program lies (`runtime.firstmoduledata`).
     pub(crate) const fn described(&self) -> Option<u64> {
         self.described

@@ -4,7 +4,10 @@ use serde_json::json;
 
 use super::{LEAK_CONFIDENCE, SUBJECT, SURE, evidence, function};
 use crate::{
-    analyse::names::Names,
+    analyse::{
+        go_shapes::{self, Shape},
+        names::Names,
+    },
     report::{
         frames::cut,
         model::{Finding, Go, GoStack, Severity, Verdict},
@@ -20,6 +23,14 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             || row.confidence < LEAK_CONFIDENCE
             || told.contains(&&row.created_at)
         {
+            continue;
+        }
+        let known = row
+            .stack
+            .as_ref()
+            .and_then(|key| names.id(key))
+            .and_then(|id| go_shapes::of(names.frames(id), row.wait_reason.as_deref()));
+        if known.is_some_and(Shape::never_leaks) {
             continue;
         }
         told.push(&row.created_at);
@@ -47,7 +58,8 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 cut(&stuck, SUBJECT),
             ),
             detail: format!(
-                "created at {}; {} began, {} ended, the longest has been there for {}",
+                "{}created at {}; {} began, {} ended, the longest has been there for {}",
+                known.map_or_else(String::new, |shape| format!("they {}; ", shape.sentence())),
                 row.created_at.as_deref().unwrap_or("an unknown place"),
                 count(row.opened),
                 count(row.closed),
@@ -63,11 +75,21 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 ("wait_reason", json!(row.wait_reason)),
                 ("oldest_ns", json!(row.wait_ns.max_ns)),
             ]),
-            remedy: remedy(row.wait_reason.as_deref(), &creator),
+            remedy: match known.and_then(Shape::remedy) {
+                Some(remedy) => sentence(remedy),
+                None => remedy(row.wait_reason.as_deref(), &creator),
+            },
             stack: row.stack.clone(),
             lock: None,
         });
     }
+}
+
+/// With a capital and a full stop.
+fn sentence(words: &str) -> String {
+    let mut rest = words.chars();
+    let first = rest.next().map(|c| c.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), rest.as_str())
 }
 
 /// What ends a goroutine that is stuck so.

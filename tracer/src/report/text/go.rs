@@ -135,7 +135,14 @@ impl View<'_> {
             word(&row.verdict),
             percent(row.confidence),
             count(row.count),
-            doing(&row.status, row.wait_reason.as_deref()),
+            row.shape.as_deref().map_or_else(
+                || doing(&row.status, row.wait_reason.as_deref()),
+                |shape| format!(
+                    "{}, they {}",
+                    doing(&row.status, row.wait_reason.as_deref()),
+                    name(shape, 80)
+                ),
+            ),
             count(row.opened),
             count(row.closed),
             count(row.live_at_start),
