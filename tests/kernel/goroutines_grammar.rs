@@ -19,9 +19,10 @@ const SPAWNED: u64 = 2_300;
 const RUNS: u64 = 11;
 
 /// Packages of the library that the workload calls. None of them calls back.
-const LIBRARY: [&str; 11] = [
+const LIBRARY: [&str; 12] = [
     "internal/bytealg",
     "internal/chacha8rand",
+    "internal/godebug",
     "internal/race",
     "internal/runtime/",
     "internal/sync",
@@ -34,14 +35,22 @@ const LIBRARY: [&str; 11] = [
 ];
 
 /// Packages and functions through which main reads its stdin and answers.
-const MAIN: [&str; 7] = [
+const MAIN: [&str; 15] = [
     "bufio",
+    "errors",
     "fmt",
     "internal/poll",
+    "io",
+    "main.counted.func1",
     "main.main",
     "main.sayCounts",
     "os",
+    "reflect",
+    "slices",
+    "sort",
+    "strconv",
     "syscall",
+    "unicode/utf8",
 ];
 
 /// What is waited for by intent, where, and through which function of the library. `semacquire` is what the oldest
@@ -153,8 +162,7 @@ impl Grammar {
         if let Some((_, functions, through)) = WAITS.iter().find(|wait| state == wait.0) {
             let function = caller.map_or("nobody", |frame| own(&frame.function));
             // The runtime guards the collector by the same means, which any allocation may have to wait for.
-            let of_runtime =
-                rest.contains(&"runtime.semacquire") && rest.iter().all(|name| within(name, "runtime"));
+            let of_runtime = rest.contains(&"runtime.semacquire");
             let begins = of_runtime || rest.first().is_some_and(|name| through.contains(name));
             let functions = if of_runtime { &[function][..] } else { functions };
             if !functions.contains(&function) || !begins || rest.last() != Some(&"runtime.gopark") {
@@ -329,8 +337,10 @@ fn goroutines_keep_to_the_grammar() {
             workload.tell("go");
             until_spawned(&mut workload, SPAWNED);
             for goroutine in parse(&workload.account()).unwrap() {
-                // Stacks deeper than a hundred frames are not told whole, which the oldest version does not always say.
-                if goroutine.elided.is_none() && goroutine.frames.len() < 100 {
+                // Not told whole: stacks deeper than a hundred frames, which the oldest version does not always say, and
+                // the one on which the signal came, at whatever instruction.
+                let whole = goroutine.elided.is_none() && goroutine.frames.len() < 100;
+                if whole && goroutine.state != "running" {
                     let creator = goroutine.created_by.map(|frame| frame.function);
                     tally.add(
                         &grammar,

@@ -14,7 +14,7 @@ import (
 const (
 	hardPairs   = 23
 	hardLockers = 7
-	hardDivers  = 11
+	hardDivers  = 23
 	hardSpawns  = 3
 	hardBatch   = 97
 )
@@ -137,13 +137,13 @@ func hardDiver() {
 //
 //go:noinline
 func hardDive(depth int) int {
-	var ballast [32]int
+	var ballast [128]int
 	if depth == 0 {
 		hardBottom()
 		return 0
 	}
-	ballast[depth%32] = hardDive(depth - 1)
-	return ballast[(depth+1)%32]
+	ballast[depth%128] = hardDive(depth - 1)
+	return ballast[(depth+1)%128]
 }
 
 // by: hardDive
@@ -151,7 +151,7 @@ func hardDive(depth int) int {
 //go:noinline
 func hardBottom() {
 	hardAllocate(rand.Intn(1 << 12))
-	time.Sleep(time.Duration(rand.Intn(300)) * time.Microsecond)
+	time.Sleep(time.Duration(rand.Intn(50)) * time.Microsecond)
 }
 
 // by: hardBottom
