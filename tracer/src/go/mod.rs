@@ -19,3 +19,6 @@ pub mod types;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[path = "../../../tests/support/go.rs"]
+mod toolchains;
