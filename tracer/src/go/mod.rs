@@ -19,6 +19,3 @@ pub mod types;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-#[path = "../../../tests/support/go.rs"]
-mod toolchains;

@@ -1,5 +1,6 @@
 //! Against programs of this machine's Go compilers: what they say of themselves.
 use super::*;
+use crate::testing::toolchains;
 #[test]
 fn dump() {
     let Ok(pid) = std::env::var("CTRACE_GO_PID") else {
