@@ -1,5 +1,8 @@
 //! For tests alone.
 
+#[path = "../../tests/support/go.rs"]
+pub(crate) mod toolchains;
+
 use std::{fmt::Display, fs::File, io::Write as _};
 
 /// Says aloud that a test cannot run here, past the harness's capture; where `CTRACE_TEST_NO_SKIP` is set (CI), it fails.

@@ -1,6 +1,7 @@
 //! Which lock a semaphore belongs to: the runtime waits on a word inside a lock, not on the lock.
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+use rustc_hash::FxHashMap;
 
 use super::{
     code::instructions,
@@ -93,26 +94,63 @@ fn passed(program: &Program, caller: &str, callee: &str) -> Option<u64> {
     offset_passed(instructions(&code, start), target)
 }
 
+/// Registers of 32 bits, and those that they are the lower half of; the upper one is zeroed with each write.
+const HALVES: [(Register, Register); 15] = [
+    (Register::EAX, Register::RAX),
+    (Register::ECX, Register::RCX),
+    (Register::EDX, Register::RDX),
+    (Register::EBX, Register::RBX),
+    (Register::EBP, Register::RBP),
+    (Register::ESI, Register::RSI),
+    (Register::EDI, Register::RDI),
+    (Register::R8D, Register::R8),
+    (Register::R9D, Register::R9),
+    (Register::R10D, Register::R10),
+    (Register::R11D, Register::R11),
+    (Register::R12D, Register::R12),
+    (Register::R13D, Register::R13),
+    (Register::R14D, Register::R14),
+    (Register::R15D, Register::R15),
+];
+
 fn offset_passed(code: impl Iterator<Item = Instruction>, target: u64) -> Option<u64> {
-    let (mut found, mut last) = (None, None);
+    let mut found = None;
+    // What was added to an address that is in a register.
+    let mut offsets: FxHashMap<Register, u64> = FxHashMap::default();
     for instruction in code {
         if instruction.code() == Code::Call_rel32_64 {
             if instruction.near_branch_target() == target {
-                let offset = last.filter(|&offset| offset < MAX_LOCK)?;
+                let offset = offsets
+                    .get(&Register::RAX)
+                    .copied()
+                    .filter(|&offset| offset < MAX_LOCK)?;
                 if found.is_some_and(|found| found != offset) {
                     return None;
                 }
                 found = Some(offset);
             }
-            last = None;
-        } else if matches!(instruction.op0_register(), Register::RAX | Register::EAX) {
-            last = added(&instruction);
+            offsets.clear();
+            continue;
         }
+        let to = instruction.op0_register();
+        if let Some((_, whole)) = HALVES.iter().find(|(half, _)| *half == to) {
+            offsets.remove(whole);
+            continue;
+        }
+        let offset = if instruction.code() == Code::Mov_r64_rm64 || instruction.code() == Code::Mov_rm64_r64 {
+            offsets.get(&instruction.op1_register()).copied()
+        } else {
+            added(&instruction)
+        };
+        match offset {
+            Some(offset) => offsets.insert(to, offset),
+            None => offsets.remove(&to),
+        };
     }
     found
 }
 
-/// `add $N,%rax` or `lea N(%reg),%rax`
+/// `add $N,%rax` or `lea N(%reg),%rax`, or another register.
 fn added(instruction: &Instruction) -> Option<u64> {
     match instruction.mnemonic() {
         Mnemonic::Add
@@ -168,6 +206,16 @@ mod tests {
         // lea 0x8(%rcx),%rax; call
         let lea = [&[0x48, 0x8d, 0x41, 0x08][..], &call(4)].concat();
         assert_eq!(of(&lea), Some(8));
+        // lea 0xc(%rax),%rdx; mov %rdx,%rax; call
+        let moved = [&[0x48, 0x8d, 0x50, 0x0c, 0x48, 0x89, 0xd0][..], &call(7)].concat();
+        assert_eq!(of(&moved), Some(12));
+        // lea 0xc(%rax),%rdx; xor %edx,%edx; mov %rdx,%rax; call
+        let zeroed = [
+            &[0x48, 0x8d, 0x50, 0x0c, 0x31, 0xd2, 0x48, 0x89, 0xd0][..],
+            &call(9),
+        ]
+        .concat();
+        assert_eq!(of(&zeroed), None);
         // lea 0x8(%rsp),%rax; call
         let stack = [&[0x48, 0x8d, 0x44, 0x24, 0x08][..], &call(5)].concat();
         assert_eq!(of(&stack), None);

@@ -27,3 +27,6 @@ pub mod snapshot;
 pub mod sockets;
 pub(crate) mod sudogs;
 pub mod types;
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,6 @@ mod hostile;
 mod names;
 mod own;
 mod rig;
-#[path = "../../../../tests/support/go.rs"]
-mod toolchains;
 mod truth;
+
+use crate::testing::toolchains;
