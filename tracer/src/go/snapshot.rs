@@ -146,7 +146,7 @@ pub struct Tally {
     pub walked: u64,
     /// Those that had not changed.
     pub unchanged: u64,
-    /// Moved while they were read, [`TRIES`] times.
+    /// Moved each time that they were read.
     pub moved: u64,
     /// Stood still and yet gave no stack that the runtime's tables can explain.
     pub inconsistent: u64,

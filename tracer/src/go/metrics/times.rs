@@ -2,7 +2,7 @@
 
 use crate::{aggregate::hist::Histogram, stacks::elf::u64_at};
 
-/// How the buckets divide time. Told by the code that counts in them, see [`super::find`].
+/// How the buckets divide time. Told by the code that counts in them, see `find`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Until Go 1.20: 45 octaves in 16 parts from 1 ns on; what is longer counts in the last one.
