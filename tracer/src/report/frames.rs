@@ -90,7 +90,7 @@ const WRAPPERS: [&str; 52] = [
 ];
 
 /// Go's standard library, by the first part of its packages' names.
-const GO_STANDARD: [&str; 34] = [
+const GO_STANDARD: [&str; 36] = [
     "archive",
     "bufio",
     "bytes",
@@ -107,6 +107,7 @@ const GO_STANDARD: [&str; 34] = [
     "hash",
     "html",
     "image",
+    "internal",
     "io",
     "iter",
     "log",
@@ -117,6 +118,7 @@ const GO_STANDARD: [&str; 34] = [
     "path",
     "reflect",
     "regexp",
+    "runtime",
     "slices",
     "sort",
     "strings",
@@ -173,27 +175,36 @@ fn bare(name: &str) -> &str {
     name.trim_start_matches(['<', '&', '*'])
 }
 
-/// A function of Go's standard library: its package's name alone would not do, as an application may well have a package `log`.
+/// A function of Go's standard library: by its package and its file, as an application may well have a package `log`, and as a
+/// function of the runtime may be called by another package's name.
 fn is_go_standard(frame: &StackFrame) -> bool {
     let (Some(name), Some(source)) = (frame.function.as_deref(), frame.file.as_deref()) else {
         return false;
     };
-    // `net/http.(*Transport).dial`: the package ends at the first dot after the last slash before any bracket.
-    let path = name.split(['(', '[']).next().unwrap_or(name);
-    let last = path.rfind('/').map_or(0, |at| at + 1);
-    let Some(dot) = path.get(last..).and_then(|rest| rest.find('.')) else {
-        return false;
-    };
-    let package = path.get(..last + dot).unwrap_or_default();
-    let first = package.split('/').next().unwrap_or_default();
-    let Some((folder, file)) = source.rsplit_once('/') else {
-        return false;
-    };
     // Where Go was installed, or, with -trimpath, nothing but the package.
-    let there = folder
-        .strip_suffix(package)
-        .is_some_and(|root| root.is_empty() || root.ends_with("/src/"));
-    file.contains(".go") && GO_STANDARD.contains(&first) && there
+    let within = source.rsplit_once("/src/").map_or(source, |(_, within)| within);
+    // `net/http.(*Transport).dial`
+    let first = |path: &str| {
+        let part = path.split(['/', '.']).next().unwrap_or_default();
+        GO_STANDARD.contains(&part)
+    };
+    let is_source = [".go", ".s"].iter().any(|kind| within.ends_with(kind));
+    is_source && first(within) && first(name)
+}
+
+/// A Go function without the path of its package: `http.(*Transport).dial`. Other names are as they are.
+pub(crate) fn without_path(name: &str) -> &str {
+    let path = name
+        .find(['(', '['])
+        .map_or(name, |at| name.get(..at).unwrap_or(name));
+    let spaced = path.contains(' ') || path.contains("::") || path.starts_with('/');
+    match path.rfind('/') {
+        Some(at) if !spaced => name
+            .get(at + 1..)
+            .filter(|rest| rest.starts_with(char::is_alphanumeric))
+            .unwrap_or(name),
+        _ => name,
+    }
 }
 
 /// Go's `sync` and what lies beneath it; a package of the application may well be called `sync…` too.
@@ -281,6 +292,27 @@ mod tests {
             Some("net/http.(*persistConn).readLoop")
         );
         assert_eq!(name(&stack[..1]).as_deref(), Some("runtime.gopark"));
+        // By another package's name, for that package.
+        let signals = of("os/signal.signal_recv", "runtime/sigqueue.go");
+        let call = of(
+            "runtime/internal/syscall.Syscall6",
+            "runtime/internal/syscall/asm_linux_amd64.s",
+        );
+        assert!(!is_app(&signals) && !is_app(&call));
+    }
+
+    #[test]
+    fn paths_of_go_packages_are_left_out() {
+        for (whole, short) in [
+            ("github.com/a/b.(*T[...]).Run.func1", "b.(*T[...]).Run.func1"),
+            ("net/http.HandlerFunc.ServeHTTP", "http.HandlerFunc.ServeHTTP"),
+            ("main.main", "main.main"),
+            ("std::fs::read", "std::fs::read"),
+            ("operator/(A const&, B)", "operator/(A const&, B)"),
+            ("a<b>::c(d/e)", "a<b>::c(d/e)"),
+        ] {
+            assert_eq!(without_path(whole), short);
+        }
     }
 
     #[test]

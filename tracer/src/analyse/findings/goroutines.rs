@@ -9,7 +9,7 @@ use crate::{
         names::Names,
     },
     report::{
-        frames::cut,
+        frames::{cut, without_path},
         model::{Finding, Go, GoStack, Severity, Verdict},
         units::{count, duration},
     },
@@ -53,9 +53,9 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             confidence: row.confidence,
             title: format!(
                 "{} leaks goroutines: {} stuck in {} ({doing}), {growth:+.1}/s",
-                cut(&creator, SUBJECT),
+                cut(without_path(&creator), SUBJECT),
                 count(count_),
-                cut(&stuck, SUBJECT),
+                cut(without_path(&stuck), SUBJECT),
             ),
             detail: format!(
                 "{}created at {}; {} began, {} ended, the longest has been there for {}",

@@ -4,6 +4,7 @@ use super::View;
 use super::escape::{cut, name};
 use super::page::Column;
 use super::screen::{LABEL, word};
+use crate::report::frames::without_path;
 use crate::report::model::{Go, GoGc, GoStack, Verdict};
 use crate::report::units::{bytes, count, counted, percent, time};
 
@@ -90,7 +91,7 @@ impl View<'_> {
                     self.chain(row.stack.as_ref()),
                     row.created_by
                         .as_deref()
-                        .map_or_else(String::new, |creator| name(creator, 40)),
+                        .map_or_else(String::new, |creator| name(without_path(creator), 40)),
                 ]
             })
             .collect();

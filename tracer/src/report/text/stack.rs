@@ -2,7 +2,7 @@
 
 use super::View;
 use super::escape::{clean, cut, name};
-use crate::report::frames::{app_index, basename, is_app};
+use crate::report::frames::{app_index, basename, is_app, without_path};
 use crate::report::model::{StackFrame, StackKey};
 use crate::report::units::counted;
 
@@ -65,7 +65,7 @@ impl View<'_> {
     pub(super) fn app(&self, key: Option<&StackKey>) -> String {
         self.stack(key).map_or_else(
             || "(no stack)".to_owned(),
-            |frames| cut(&function(&frames[app_index(frames)]), NAME),
+            |frames| cut(without_path(&function(&frames[app_index(frames)])), NAME),
         )
     }
 
@@ -78,7 +78,7 @@ impl View<'_> {
         let callers = frames[first + 1..].iter().filter(|frame| is_app(frame)).take(2);
         let mut names: Vec<String> = std::iter::once(&frames[first])
             .chain(callers)
-            .map(|frame| cut(&function(frame), NAME))
+            .map(|frame| cut(without_path(&function(frame)), NAME))
             .collect();
         names.dedup();
         names.join(" ← ")
