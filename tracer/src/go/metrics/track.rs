@@ -2,7 +2,7 @@
 
 use super::{
     heap::Heap,
-    sample::{RING, Sample},
+    sample::{Cpu, RING, Sample},
     times::Times,
 };
 use crate::{
@@ -82,14 +82,12 @@ pub fn between(before: &Sample, after: &Sample) -> Gc {
 pub struct GcTrack {
     first: Sample,
     last: Sample,
+    /// The first account of CPU time at the end of a collection.
+    base: Option<Cpu>,
     cycles: u64,
-    forced: u64,
     lost: u64,
     pauses: Histogram,
     pause_ns: u64,
-    cpu_ns: Option<u64>,
-    assist_ns: u64,
-    processors: Option<f64>,
 }
 
 impl GcTrack {
@@ -97,7 +95,7 @@ impl GcTrack {
     #[must_use]
     pub fn new(first: Sample) -> Self {
         Self {
-            cpu_ns: first.cpu.map(|_| 0),
+            base: first.cpu.filter(|cpu| cpu.ended_ns > 0),
             last: first.clone(),
             first,
             ..Self::default()
@@ -113,13 +111,10 @@ impl GcTrack {
         let gc = between(&self.last, &next);
         let Some(cycles) = gc.cycles else { return };
         self.cycles += u64::from(cycles);
-        self.forced += u64::from(gc.forced);
         self.lost += u64::from(gc.lost);
         gc.pauses.iter().for_each(|&ns| self.pauses.record(ns));
         self.pause_ns = self.pause_ns.saturating_add(gc.pause_ns);
-        self.assist_ns = self.assist_ns.saturating_add(gc.assist_ns);
-        self.processors = gc.processors.or(self.processors);
-        self.cpu_ns = self.cpu_ns.map(|sum| sum.saturating_add(gc.cpu_ns.unwrap_or(0)));
+        self.base = self.base.or(next.cpu.filter(|cpu| cpu.ended_ns > 0));
         // What could not be read this time is counted with the next.
         self.last = Sample {
             collections: next.collections,
@@ -150,16 +145,32 @@ pub fn gc(track: &GcTrack, window_ns: u64) -> Option<GoGc> {
     let other = |part: fn(&super::Stops) -> &Times| {
         since(first.other.as_ref().map(part), last.other.as_ref().map(part))
     };
-    let cpu_ns = track.cpu_ns;
+    // From end to end: a collection is counted, timed and accounted for one after the other, and a sample in between has the one and
+    // not the other.
+    let cpu = first.cpu.zip(last.cpu);
+    let cpu_ns = cpu.map(|(first, last)| {
+        let all = last.collector_ns.saturating_sub(first.collector_ns);
+        all.saturating_sub(last.idle_ns.saturating_sub(first.idle_ns))
+    });
+    let assist_ns = cpu.map_or(0, |(first, last)| last.assist_ns.saturating_sub(first.assist_ns));
+    let processors = track.base.zip(last.cpu).and_then(|(base, last)| {
+        let time = last.ended_ns.checked_sub(base.ended_ns).filter(|&ns| ns > 0)?;
+        Some(last.all_ns.saturating_sub(base.all_ns) as f64 / time as f64)
+    });
+    let forced = first
+        .collections
+        .as_ref()
+        .zip(last.collections.as_ref())
+        .map(|(first, last)| u64::from(last.forced.wrapping_sub(first.forced)).min(track.cycles));
     // Without a collection no CPU time was accounted for, and none is needed to know it.
-    let share = |ns: u64| match (ns, track.processors) {
+    let share = |ns: u64| match (ns, processors) {
         (0, _) => Some(0.0),
         (ns, Some(processors)) if processors > 0.0 => Some((ns as f64 / (window * processors)).min(1.0)),
         _ => None,
     };
     Some(GoGc {
         cycles: track.cycles,
-        forced: Some(track.forced),
+        forced,
         pauses: hist(&track.pauses),
         pauses_lost: track.lost,
         pause_total_ns: track.pause_ns,
@@ -169,7 +180,7 @@ pub fn gc(track: &GcTrack, window_ns: u64) -> Option<GoGc> {
         other_stops: other(|stops| &stops.others),
         cpu_ns,
         cpu_share: cpu_ns.and_then(share),
-        assist_share: cpu_ns.and_then(|_| share(track.assist_ns)),
+        assist_share: cpu_ns.and_then(|_| share(assist_ns)),
         heap_live_bytes: last.heap.map(|heap| heap.live),
         heap_goal_bytes: last.heap.and_then(|heap: Heap| heap.goal),
         memory_limit_bytes: last.heap.and_then(|heap| heap.limit),
