@@ -50,16 +50,7 @@ pub fn between(before: &Sample, after: &Sample) -> Gc {
         .collect();
     let lost = cycles - pauses.len() as u32;
     let sum = pauses.iter().fold(0, |sum: u64, ns| sum.saturating_add(*ns));
-    let (mut cpu_ns, mut assist_ns, mut processors) = (None, 0, None);
-    if let (Some(first_cpu), Some(last_cpu)) = (before.cpu, after.cpu) {
-        let all = last_cpu.collector_ns.saturating_sub(first_cpu.collector_ns);
-        cpu_ns = Some(all.saturating_sub(last_cpu.idle_ns.saturating_sub(first_cpu.idle_ns)));
-        assist_ns = last_cpu.assist_ns.saturating_sub(first_cpu.assist_ns);
-        let time = last_cpu.ended_ns.saturating_sub(first_cpu.ended_ns);
-        if first_cpu.ended_ns > 0 && time > 0 {
-            processors = Some(last_cpu.all_ns.saturating_sub(first_cpu.all_ns) as f64 / time as f64);
-        }
-    }
+    let cpu = before.cpu.zip(after.cpu);
     Gc {
         cycles: Some(cycles),
         forced: last.forced.wrapping_sub(first.forced).min(cycles),
@@ -70,9 +61,29 @@ pub fn between(before: &Sample, after: &Sample) -> Gc {
             last.pause_ns.saturating_sub(first.pause_ns).max(sum)
         },
         pauses,
-        cpu_ns,
-        assist_ns,
-        processors,
+        cpu_ns: cpu.map(|(first, last)| first.used(&last)),
+        assist_ns: cpu.map_or(0, |(first, last)| first.assisted(&last)),
+        processors: cpu.and_then(|(first, last)| first.processors(&last)),
+    }
+}
+
+/// From one account to a later one.
+impl Cpu {
+    /// CPU time of the collector without what ran on idle CPUs.
+    fn used(&self, last: &Self) -> u64 {
+        let all = last.collector_ns.saturating_sub(self.collector_ns);
+        all.saturating_sub(last.idle_ns.saturating_sub(self.idle_ns))
+    }
+
+    /// How much of that goroutines did themselves.
+    const fn assisted(&self, last: &Self) -> u64 {
+        last.assist_ns.saturating_sub(self.assist_ns)
+    }
+
+    /// CPUs that the runtime used; both accounts are of the end of a collection.
+    fn processors(&self, last: &Self) -> Option<f64> {
+        let time = last.ended_ns.saturating_sub(self.ended_ns);
+        (self.ended_ns > 0 && time > 0).then(|| last.all_ns.saturating_sub(self.all_ns) as f64 / time as f64)
     }
 }
 
@@ -148,15 +159,12 @@ pub fn gc(track: &GcTrack, window_ns: u64) -> Option<GoGc> {
     // From end to end: a collection is counted, timed and accounted for one after the other, and a sample in between has the one and
     // not the other.
     let cpu = first.cpu.zip(last.cpu);
-    let cpu_ns = cpu.map(|(first, last)| {
-        let all = last.collector_ns.saturating_sub(first.collector_ns);
-        all.saturating_sub(last.idle_ns.saturating_sub(first.idle_ns))
-    });
-    let assist_ns = cpu.map_or(0, |(first, last)| last.assist_ns.saturating_sub(first.assist_ns));
-    let processors = track.base.zip(last.cpu).and_then(|(base, last)| {
-        let time = last.ended_ns.checked_sub(base.ended_ns).filter(|&ns| ns > 0)?;
-        Some(last.all_ns.saturating_sub(base.all_ns) as f64 / time as f64)
-    });
+    let cpu_ns = cpu.map(|(first, last)| first.used(&last));
+    let assist_ns = cpu.map_or(0, |(first, last)| first.assisted(&last));
+    let processors = track
+        .base
+        .zip(last.cpu)
+        .and_then(|(base, last)| base.processors(&last));
     let forced = first
         .collections
         .as_ref()
