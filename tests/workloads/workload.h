@@ -71,9 +71,12 @@ static inline int turn_new(void) {
     return fd;
 }
 
+static inline void turn_give_many(int fd, uint64_t turns) {
+    must(write(fd, &turns, sizeof turns) == sizeof turns, "write eventfd");
+}
+
 static inline void turn_give(int fd) {
-    uint64_t one = 1;
-    must(write(fd, &one, sizeof one) == sizeof one, "write eventfd");
+    turn_give_many(fd, 1);
 }
 
 static inline void turn_take(int fd) {

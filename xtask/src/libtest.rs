@@ -25,10 +25,33 @@ impl AddAssign for Tally {
     }
 }
 
+/// Lines kept of what one failed test said, from its panic on.
+const LINES_OF_A_FAILURE: usize = 12;
+
+/// What test binaries said in all.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// How many passed and did not.
+    pub(crate) tally: Tally,
+    /// Of each failed test its name, and what it said from its panic on.
+    pub(crate) failures: Vec<String>,
+}
+
+impl AddAssign for Outcome {
+    fn add_assign(&mut self, other: Self) {
+        self.tally += other.tally;
+        self.failures.extend(other.failures);
+    }
+}
+
 /// Reads the lines of one or more test binaries in turn.
 #[derive(Default)]
 pub(crate) struct Reader {
     tally: Tally,
+    /// Of each failed test its name and last words.
+    told: Vec<String>,
+    /// Lines of the failed test at hand yet to be kept; none before it panicked.
+    wanted: Option<usize>,
     /// `SKIP:` lines since the last `running N tests`.
     skips: u64,
     /// Inside the `failures:` part, where a printed `SKIP:` belongs to a failed test.
@@ -44,11 +67,28 @@ impl Reader {
             self.close();
             (self.skips, self.failures, self.open) = (0, false, true);
         } else if line == "failures:" || line == "successes:" {
-            self.failures = line == "failures:";
+            (self.failures, self.wanted) = (line == "failures:", None);
+        } else if self.failures && line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            self.told.push(line[5..line.len() - 12].to_owned());
+            self.wanted = None;
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             self.result(counts);
         } else if !self.failures && self.open && after_name(line).starts_with("SKIP: ") {
             self.skips += 1;
+        } else if self.failures {
+            self.last_words(line);
+        }
+    }
+
+    /// Keeps what a failed test said from its panic on.
+    fn last_words(&mut self, line: &str) {
+        if self.wanted.is_none() && line.starts_with("thread '") && line.contains(" panicked at ") {
+            self.wanted = Some(LINES_OF_A_FAILURE);
+        }
+        if let (Some(told), Some(left @ 1..)) = (self.told.last_mut(), &mut self.wanted) {
+            *told += "\n    ";
+            *told += line;
+            *left -= 1;
         }
     }
 
@@ -78,10 +118,13 @@ impl Reader {
 
     /// The sum. `success` is the exit status of what ran the binaries: when it failed without a failed test (it did
     /// not compile), that is one failure too.
-    pub(crate) fn finish(mut self, success: bool) -> Tally {
+    pub(crate) fn finish(mut self, success: bool) -> Outcome {
         self.close();
         self.tally.failed += u64::from(!success && self.tally.failed == 0);
-        self.tally
+        Outcome {
+            tally: self.tally,
+            failures: self.told,
+        }
     }
 }
 
@@ -103,7 +146,21 @@ mod tests {
     fn read(text: &str, success: bool) -> Tally {
         let mut reader = Reader::default();
         text.lines().for_each(|line| reader.line(line));
-        reader.finish(success)
+        reader.finish(success).tally
+    }
+
+    #[test]
+    fn a_failure_keeps_its_last_words() {
+        let text = "running 2 tests\ntest a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n---- a stdout ----\nnoise\n\
+                    thread 'a' (7) panicked at a.rs:1:2:\nassertion failed\n\n---- b stdout ----\nsilent\n\n\
+                    failures:\n    a\n    b\n\ntest result: FAILED. 0 passed; 2 failed; 0 ignored; 0 measured; \
+                    0 filtered out; finished in 0.10s\n";
+        let mut reader = Reader::default();
+        text.lines().for_each(|line| reader.line(line));
+        let outcome = reader.finish(false);
+        assert_eq!(outcome.tally.failed, 2);
+        let told = "a\n    thread 'a' (7) panicked at a.rs:1:2:\n    assertion failed\n    ";
+        assert_eq!(outcome.failures, [told, "b"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     apt, go,
-    libtest::{Reader, Tally},
+    libtest::{Outcome, Reader},
     shell,
 };
 
@@ -39,11 +39,16 @@ pub(crate) struct Args {
 
 /// Runs the verb; the count is the last line whatever happens.
 pub(crate) fn main(args: &Args) -> ExitCode {
-    let mut tally = Tally::default();
-    if let Err(error) = all(args, &mut tally) {
+    let mut outcome = Outcome::default();
+    if let Err(error) = all(args, &mut outcome) {
         eprintln!("xtask: {error:#}");
-        tally.failed += 1;
+        outcome.tally.failed += 1;
     }
+    // What broke stands beside the count: the output before it is thousands of lines.
+    for failure in &outcome.failures {
+        println!("FAILED {}", failure.trim_end());
+    }
+    let tally = outcome.tally;
     println!(
         "{} passed, {} failed, {} skipped",
         tally.passed, tally.failed, tally.skipped
@@ -55,7 +60,7 @@ pub(crate) fn main(args: &Args) -> ExitCode {
     }
 }
 
-fn all(args: &Args, tally: &mut Tally) -> Result<()> {
+fn all(args: &Args, outcome: &mut Outcome) -> Result<()> {
     packages(args);
     go::fetch(!args.no_install);
 
@@ -65,8 +70,8 @@ fn all(args: &Args, tally: &mut Tally) -> Result<()> {
     for target in targets.iter().filter(|target| !KERNEL.contains(&target.as_str())) {
         here.args(["--test", target]);
     }
-    *tally += count(here.arg("--").args(filter(args)))?;
-    *tally += count(
+    *outcome += count(here.arg("--").args(filter(args)))?;
+    *outcome += count(
         cargo_test()
             .args(["--workspace", "--doc", "--"])
             .args(filter(args)),
@@ -89,7 +94,7 @@ fn all(args: &Args, tally: &mut Tally) -> Result<()> {
             );
             kernel.env(runner, "sudo --preserve-env");
         }
-        *tally += count(&mut kernel)?;
+        *outcome += count(&mut kernel)?;
     }
     Ok(())
 }
@@ -150,7 +155,7 @@ fn test_targets() -> Result<Vec<String>> {
 }
 
 /// Runs the command, passes its output through and counts.
-fn count(command: &mut Command) -> Result<Tally> {
+fn count(command: &mut Command) -> Result<Outcome> {
     eprintln!("$ {}", shell::words(command));
     let mut child = command
         .stdin(Stdio::null())
