@@ -23,6 +23,12 @@ mod go_gc;
 mod go_locks;
 #[path = "kernel/go_objects.rs"]
 mod go_objects;
+#[path = "kernel/go_pools.rs"]
+mod go_pools;
+#[path = "kernel/go_samples.rs"]
+mod go_samples;
+#[path = "kernel/go_waits_on.rs"]
+mod go_waits_on;
 #[path = "kernel/goroutines.rs"]
 mod goroutines;
 #[path = "kernel/goroutines_grammar.rs"]

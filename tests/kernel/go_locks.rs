@@ -13,6 +13,14 @@ use super::support::{Ctrace, Workload, can_trace, go, require, until};
 
 /// One of each way to enter a function, and the newest.
 const VERSIONS: [&str; 3] = ["system", go::VERSIONS[0], go::VERSIONS[3]];
+/// All of them.
+const ALL: [&str; 5] = [
+    "system",
+    go::VERSIONS[0],
+    go::VERSIONS[1],
+    go::VERSIONS[2],
+    go::VERSIONS[3],
+];
 
 fn built(version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
     let toolchain = go::toolchain(version);
@@ -144,7 +152,7 @@ fn uprobes(report: &Report) -> usize {
 #[test]
 fn go_locks_count_every_wait_and_name_both_sides() {
     let Some(_turn) = can_trace() else { return };
-    for version in VERSIONS {
+    for version in ALL {
         for args in [&[][..], &["-buildmode=pie", "-ldflags=-s -w"]] {
             let folder = TempDir::new().unwrap();
             let Some(program) = built(version, args, folder.path()) else {

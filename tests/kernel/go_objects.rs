@@ -272,7 +272,7 @@ fn sockets_are_exact(truth: &Truth, objects: &mut Objects, reader: &Reader<Live>
 }
 
 fn pools_are_exact(truth: &Truth, objects: &mut Objects, reader: &Reader<Live>, what: &str) {
-    let pools = objects.pools(reader);
+    let pools = objects.pools(reader, std::iter::empty());
     assert_eq!(pools.len(), 1, "{what}: {pools:#?}");
     let pool = &pools[0];
     assert_eq!(pool.address, truth.get("address.pool"), "{what}");
@@ -281,9 +281,14 @@ fn pools_are_exact(truth: &Truth, objects: &mut Objects, reader: &Reader<Live>, 
         ["max_open", "open", "idle", "wait_count"].map(|name| truth.get(&format!("pool.{name}"))),
         "{what}"
     );
-    let waiters: BTreeSet<u64> = pool.waiters.iter().copied().collect();
+    let waiters: BTreeSet<u64> = pool.waiters.iter().map(|waiter| waiter.goid).collect();
     assert_eq!(waiters, began(truth, "pool").into_keys().collect(), "{what}");
     assert_eq!(pool.waiters.len(), 30, "{what}");
+    // They have waited, and none has got one.
+    assert!(pool.exhausted(), "{what}");
+    assert_eq!(pool.waited_ns, Some(0), "{what}");
+    let again = Objects::find(reader).pools(reader, std::iter::once(pool.address));
+    assert_eq!(&again[0], pool, "{what}");
 
     let connections = objects.http(reader, |_| true);
     let host = format!("127.0.0.1:{}", truth.get("http.port"));
@@ -591,7 +596,8 @@ fn go_objects_of_damaged_memory() {
             held += objects.held_up(&reader, now()).waiters.len();
             answers += objects.channels(&reader, |_| true).len();
             answers += objects.sockets(&reader, |_| true, |_| true).len();
-            answers += objects.pools(&reader).len() + objects.http(&reader, |_| true).len();
+            answers +=
+                objects.pools(&reader, std::iter::empty()).len() + objects.http(&reader, |_| true).len();
         }
         println!("{what}: {read} of 120 could be read: {held} waits for locks, {answers} other answers");
         assert!(

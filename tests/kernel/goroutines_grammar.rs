@@ -240,6 +240,21 @@ impl Tally {
         }
     }
 
+    /// All goroutines of a report.
+    fn look(&mut self, grammar: &Grammar, snapshot: &Snapshot) {
+        for group in &snapshot.go.by_stack {
+            let frames = snapshot.frames(group.stack.as_deref());
+            let frames: Vec<Frame> = frames.iter().map(frame).collect();
+            self.add(
+                grammar,
+                group.count,
+                group.created_by.as_deref(),
+                group.state(),
+                &frames,
+            );
+        }
+    }
+
     /// At least `of` in 1,000 are where they can be, and what was looked at was not the same few that stand still.
     fn judge(&self, context: &str, of: u64) {
         println!(
@@ -299,17 +314,7 @@ fn goroutines_that_move_are_read_whole() {
             let alarms = snapshot.alarms();
             assert!(alarms.is_empty(), "{alarms:#?}\n{}", snapshot.show());
             alive += snapshot.go.goroutines;
-            for group in &snapshot.go.by_stack {
-                let frames = snapshot.frames(group.stack.as_deref());
-                let frames: Vec<Frame> = frames.iter().map(frame).collect();
-                tally.add(
-                    &grammar,
-                    group.count,
-                    group.created_by.as_deref(),
-                    group.state(),
-                    &frames,
-                );
-            }
+            tally.look(&grammar, &snapshot);
         }
         tally.judge(&format!("Go {version}, {alive} alive"), 999);
         // Those that move on and on are left out; they are few.
@@ -319,6 +324,54 @@ fn goroutines_that_move_are_read_whole() {
             tally.all
         );
         workload.quit();
+    }
+}
+
+/// Programs that one puts in the place of another.
+const IMAGES: u64 = 7;
+
+/// Another program takes the place of one that runs hard, again and again, each time elsewhere in memory; in the end it is killed. At
+/// no moment is anything of one image told of another, and no stack is put together of two.
+#[test]
+fn goroutines_of_a_program_that_execs_and_is_killed() {
+    let Some(_turn) = can_trace() else { return };
+    let grammar = Grammar::read();
+    for version in ENDS {
+        let Some(command) = command(version, ("pie", &["-buildmode=pie"]), "hard") else {
+            continue;
+        };
+        let mut workload = Workload::started(command);
+        let (pid, mut tally) = (workload.pid.to_string(), Tally::default());
+        for last in [false, true] {
+            let ctrace = Ctrace::start(&["--only", "go", "--pid", &pid]);
+            for _ in 0..IMAGES {
+                workload.tell("go");
+                until_spawned(&mut workload, SPAWNED / 10);
+                workload.tell("exec");
+                workload.expect("the next program", |line| line.starts_with("ready "));
+            }
+            workload.tell("go");
+            until_spawned(&mut workload, SPAWNED * 700);
+            let document = if last {
+                // In the midst of its work.
+                workload.kill();
+                ctrace.ended_document()
+            } else {
+                let document = ctrace.interrupted_document();
+                workload.tell("exec");
+                workload.expect("the next program", |line| line.starts_with("ready "));
+                document
+            };
+            if last && document["go"].is_null() {
+                println!("Go {version}: killed before the last program was first read");
+                continue;
+            }
+            let snapshot = Snapshot::of(document);
+            let alarms = snapshot.alarms();
+            assert!(alarms.is_empty(), "{alarms:#?}\n{}", snapshot.show());
+            tally.look(&grammar, &snapshot);
+        }
+        tally.judge(&format!("Go {version}"), 1_000);
     }
 }
 

@@ -183,6 +183,21 @@ fn leaked_goroutines_are_found_with_their_creator() {
                 "{}: {told} a second, {wanted} leaked a second: {context}",
                 leak.mode
             );
+            // What they are stuck on, read from memory.
+            match leak.mode {
+                "leak-send" => {
+                    let on = &finding.evidence["waits_on"];
+                    assert_eq!(on["objects"], on["known"], "each has its own: {context}");
+                    assert_eq!(on["most"][0]["channel"]["capacity"], 0, "{context}");
+                }
+                "leak-body" => {
+                    let peers = &finding.evidence["peers"];
+                    assert_eq!(peers.as_array().map(Vec::len), Some(1), "{context}");
+                    let host = peers[0]["host"].as_str().unwrap_or_default();
+                    assert!(host.starts_with("127.0.0.1:"), "{context}");
+                }
+                _ => {}
+            }
             let verdicts: Vec<&str> = groups_of(&snapshot, leak.creator)
                 .iter()
                 .map(|group| &*group.verdict)

@@ -109,8 +109,13 @@ impl Ctrace {
     }
 
     /// Ctrl-C, then the report with what the types do not have.
-    pub(crate) fn interrupted_document(mut self) -> Value {
+    pub(crate) fn interrupted_document(self) -> Value {
         self.interrupt();
+        self.ended_document()
+    }
+
+    /// Waits for its end by itself; the report with what the types do not have.
+    pub(crate) fn ended_document(mut self) -> Value {
         let ended = self.wait();
         assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
         self.document()

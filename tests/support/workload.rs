@@ -120,6 +120,12 @@ impl Workload {
         self.process.wait()
     }
 
+    /// Ends it in the midst of its work.
+    pub(crate) fn kill(&mut self) {
+        self.process.signal(libc::SIGKILL);
+        self.process.wait();
+    }
+
     /// Says `quit` and waits for its end.
     pub(crate) fn quit(mut self) {
         self.tell("quit");

@@ -3,7 +3,8 @@
 //	goroutines MODE [NUMBER]    MODE may be several, joined by commas
 //
 // Says `ready PID` once all stands still that should; `go` begins what a mode does then. `count` is answered by
-// `truth KEY NUMBER` lines and `done`, `dump` by `dumped` when the runtime has told of all goroutines. `quit` or the end of stdin ends it; so does SIGQUIT, with the runtime's own
+// `truth KEY NUMBER` lines and `done`, `dump` by `dumped` when the runtime has told of all goroutines. `exec` puts
+// the same program in place of this one, which says `ready` again. `quit` or the end of stdin ends it; so does SIGQUIT, with the runtime's own
 // account of all goroutines on stderr, which GOTRACEBACK=system makes complete (runtime.Stack leaves the runtime's
 // frames and goroutines out whatever that says).
 package main
@@ -19,6 +20,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -73,6 +75,8 @@ func main() {
 		case "dump":
 			pprof.Lookup("goroutine").WriteTo(io.Discard, 2)
 			fmt.Println("dumped")
+		case "exec":
+			syscall.Exec("/proc/self/exe", os.Args, os.Environ())
 		}
 	}
 }

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::{go_shapes, names::Names};
+use super::{go_objects::Answers, go_pools, go_shapes, names::Names};
 use crate::{
     aggregate::{
+        go_pools::Pools,
         goroutines::{Goroutines, Judged, Survivors},
         hist::Histogram,
     },
     go::{
         memory::Live,
+        objects::Objects,
         snapshot::{Goroutine, Group, NO_GROUP, Reader, Tally},
     },
     report::{
@@ -46,6 +48,8 @@ pub struct Seen<'a> {
     pub reader: &'a Reader<Live>,
     /// What became of its goroutines.
     pub account: &'a Goroutines,
+    /// And of its pools of connections.
+    pub pools: &'a Pools,
     /// Its collector, in the time of the account.
     pub gc: Option<GoGc>,
     /// How it was read.
@@ -56,9 +60,15 @@ pub struct Seen<'a> {
     pub interval_ns: u64,
 }
 
-/// The section of one process.
+/// The section of one process; its goroutines are asked what they wait on through `objects`.
 #[must_use]
-pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Names<'_>) -> Go {
+pub fn go(
+    target: &Seen<'_>,
+    objects: &mut Objects,
+    older_ns: Option<u64>,
+    now_ns: u64,
+    names: &mut Names<'_>,
+) -> Go {
     let &Seen {
         pid, reader, account, ..
     } = target;
@@ -66,6 +76,7 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
     for (_, goroutine) in reader.goroutines() {
         *by_status.entry(goroutine.status.name().to_owned()).or_default() += 1;
     }
+    let answers = Answers::ask(reader, objects, now_ns);
     let (rows, creators) = alive(target, older_ns, now_ns);
     let mut places = Places {
         pid,
@@ -91,8 +102,8 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
     shown.truncate(MAX_ROWS);
     let by_stack = shown
         .into_iter()
-        .filter_map(|(judged, group, creator, alive)| {
-            let group = reader.groups().get(group as usize)?;
+        .filter_map(|(judged, number, creator, alive)| {
+            let group = reader.groups().get(number as usize)?;
             let (verdict, confidence) = told(&judged);
             let (created_by, created_at) = places.creator(creator, names);
             let examples = alive.examples.iter().map(|&(since, goroutine)| GoExample {
@@ -103,7 +114,7 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
             });
             let id = places.stack_id(group, names);
             let reason = reason(target, group);
-            let shape = go_shapes::of(names.frames(id), reason.as_deref());
+            let shape = go_shapes::of(names.frames(id), reason.as_deref(), answers.ticks(number));
             Some(GoStack {
                 stack: names.key(id),
                 shape: shape.map(|shape| shape.sentence().to_owned()),
@@ -120,6 +131,8 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
                 verdict,
                 confidence,
                 growth_per_s: judged.growth_per_s,
+                waits_on: answers.waits_on(number),
+                peers: answers.peers(number),
                 examples: examples.collect(),
             })
         })
@@ -133,6 +146,7 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
         folded,
         by_creator,
         waits: waits(target, &mut places, names),
+        pools: go_pools::pools(target, &mut places, names),
         gc: target.gc.clone(),
         snapshots: GoSnapshots {
             count: account.snapshots(),
@@ -276,13 +290,13 @@ fn is_own(created_by: Option<&str>, frames: &[StackFrame]) -> bool {
 }
 
 /// Stacks and creators in words.
-struct Places {
+pub(super) struct Places {
     pid: u32,
     known: FxHashMap<u64, (Option<String>, Option<String>)>,
 }
 
 impl Places {
-    fn stack_id(&self, group: &Group, names: &mut Names<'_>) -> StackId {
+    pub(super) fn stack_id(&self, group: &Group, names: &mut Names<'_>) -> StackId {
         if group.frames.is_empty() {
             return StackId::NONE;
         }
@@ -290,7 +304,11 @@ impl Places {
     }
 
     /// Function and place of a `go` statement. None of the main goroutine, and those that the runtime makes in C or assembly.
-    fn creator(&mut self, creator: u64, names: &mut Names<'_>) -> (Option<String>, Option<String>) {
+    pub(super) fn creator(
+        &mut self,
+        creator: u64,
+        names: &mut Names<'_>,
+    ) -> (Option<String>, Option<String>) {
         if creator == 0 {
             return (None, None);
         }

@@ -97,9 +97,9 @@ pub fn shape(stack: &Stack<'_>) -> Option<Shape> {
     of_entry.or_else(|| of_calls(stack, first))
 }
 
-/// The shape of a stack of the report, leaf first.
+/// The shape of a stack of the report, leaf first; `ticks` as in [`Stack`].
 #[must_use]
-pub fn of(frames: &[StackFrame], reason: Option<&str>) -> Option<Shape> {
+pub fn of(frames: &[StackFrame], reason: Option<&str>, ticks: bool) -> Option<Shape> {
     let functions: Vec<&str> = frames
         .iter()
         .filter_map(|frame| frame.function.as_deref())
@@ -107,7 +107,7 @@ pub fn of(frames: &[StackFrame], reason: Option<&str>) -> Option<Shape> {
     shape(&Stack {
         functions: &functions,
         reason,
-        ticks: false,
+        ticks,
     })
 }
 

@@ -5,6 +5,8 @@ pub mod findings;
 pub mod gc;
 pub mod go;
 pub mod go_locks;
+mod go_objects;
+mod go_pools;
 pub mod go_shapes;
 pub mod hints;
 pub mod locks;

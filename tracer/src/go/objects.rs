@@ -53,6 +53,8 @@ pub struct Objects {
     pub(super) connections: Option<pools::Connections>,
     /// What is known of a group, by its number.
     sites: Vec<Sites>,
+    /// Some group waits for a connection of a pool.
+    pub(super) any_database: bool,
 }
 
 /// What the stack of a group tells.
@@ -81,6 +83,7 @@ impl Objects {
                 databases: None,
                 connections: None,
                 sites: Vec::new(),
+                any_database: false,
             };
         };
         // All at once: the descriptors of a large program are megabytes.
@@ -96,6 +99,7 @@ impl Objects {
             databases: told("database/sql.DB", pools::Databases::find(&found)),
             connections: told("net/http.persistConn", pools::Connections::find(&types, &found)),
             sites: Vec::new(),
+            any_database: false,
         }
     }
 
@@ -104,6 +108,7 @@ impl Objects {
         let groups = reader.groups();
         for group in groups.get(self.sites.len()..).unwrap_or_default() {
             let sites = Sites::of(reader.program(), group, &self.locks);
+            self.any_database |= sites.database.is_some();
             self.sites.push(sites);
         }
     }

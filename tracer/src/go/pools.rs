@@ -31,8 +31,27 @@ pub struct Pool {
     pub idle: u64,
     /// How often somebody had to wait, since it was made.
     pub waited: u64,
-    /// Numbers of the goroutines that wait.
-    pub waiters: Vec<u64>,
+    /// How long those waited who got one, all together.
+    pub waited_ns: Option<u64>,
+    /// Who waits.
+    pub waiters: Vec<PoolWaiter>,
+}
+
+/// A goroutine that waits for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolWaiter {
+    /// Number.
+    pub goid: u64,
+    /// Of [`Reader::groups`].
+    pub group: u32,
+}
+
+impl Pool {
+    /// All that it may have are in use, and somebody wants another.
+    #[must_use]
+    pub const fn exhausted(&self) -> bool {
+        self.max_open > 0 && self.open >= self.max_open && self.idle == 0 && !self.waiters.is_empty()
+    }
 }
 
 /// Offsets in `sql.DB`.
@@ -42,6 +61,7 @@ pub(super) struct Databases {
     open: usize,
     idle: usize,
     waited: usize,
+    waited_ns: Option<usize>,
     len: usize,
 }
 
@@ -54,6 +74,7 @@ impl Databases {
             // A slice: its length is the second word.
             idle: database.field("freeConn")?.checked_add(8)?,
             waited: database.field("waitCount")?,
+            waited_ns: database.field("waitDuration"),
             len: usize::try_from(database.size).ok()?,
         };
         (found.len <= MAX_STRUCT).then_some(found)
@@ -66,6 +87,10 @@ impl Databases {
             open: u64_at(bytes, self.open)?,
             idle: u64_at(bytes, self.idle)?,
             waited: u64_at(bytes, self.waited)?,
+            waited_ns: self
+                .waited_ns
+                .and_then(|at| u64_at(bytes, at))
+                .filter(|&ns| ns < 1 << 62),
             waiters: Vec::new(),
         };
         let numbers = [pool.max_open, pool.open, pool.idle];
@@ -161,10 +186,10 @@ fn text<M: Memory>(memory: &M, bytes: &[u8], at: usize) -> Option<String> {
 }
 
 impl Objects {
-    /// The pools that goroutines of the last snapshot wait for a connection of.
-    pub fn pools<M: Memory>(&mut self, reader: &Reader<M>) -> Vec<Pool> {
+    /// The pools that goroutines of the last snapshot wait for a connection of, and those `known` from before.
+    pub fn pools<M: Memory>(&mut self, reader: &Reader<M>, known: impl Iterator<Item = u64>) -> Vec<Pool> {
         self.learn(reader);
-        let Some(layout) = &self.databases else {
+        let Some(layout) = self.databases.as_ref().filter(|_| self.any_database) else {
             return Vec::new();
         };
         let receivers = self.receivers(reader, waits, |sites| sites.database);
@@ -172,9 +197,20 @@ impl Objects {
         for_each(reader, &receivers, layout.len, |goroutine, address, bytes| {
             if let Some(pool) = layout.read(address, bytes) {
                 let pool = pools.entry(address).or_insert(pool);
-                pool.waiters.push(goroutine.goid);
+                pool.waiters.push(PoolWaiter {
+                    goid: goroutine.goid,
+                    group: goroutine.group,
+                });
             }
         });
+        for address in known {
+            let free = || layout.read(address, &reader.memory().read(address, layout.len)?);
+            if !pools.contains_key(&address)
+                && let Some(pool) = free()
+            {
+                pools.insert(address, pool);
+            }
+        }
         pools.into_values().collect()
     }
 

@@ -571,6 +571,8 @@ document! {
         pub by_creator: Vec<GoCreator>,
         /// Where goroutines spent their time, by samples: most time first, the runtime's own left out.
         pub waits: Vec<GoWait>,
+        /// Pools of `database/sql` that somebody waited for: longest exhausted first.
+        pub pools: Vec<GoPool>,
         /// The collector; null when the runtime's numbers were not found.
         pub gc: Option<GoGc>,
         /// How they were read.
@@ -609,8 +611,104 @@ document! {
         pub confidence: f64,
         /// Growth of their number.
         pub growth_per_s: f64,
+        /// What they wait on; null when they do not wait for a lock or a channel, or it could not be read.
+        pub waits_on: Option<GoWaitsOn>,
+        /// The servers whose connections they hold, as HTTP clients: most connections first.
+        pub peers: Vec<GoPeer>,
         /// Some, longest there first.
         pub examples: Vec<GoExample>,
+    }
+
+    /// What goroutines of a row wait on, read from memory.
+    pub struct GoWaitsOn {
+        /// How many of them were asked.
+        pub asked: u64,
+        /// Of how many it is known: the others had moved.
+        pub known: u64,
+        /// Different locks and channels among them.
+        pub objects: u64,
+        /// How many wait on nil channels only, which nothing can end.
+        pub never: u64,
+        /// Those that most wait on.
+        pub most: Vec<GoObject>,
+    }
+
+    /// A lock or channel of a Go program.
+    pub struct GoObject {
+        /// `go_chan`, `go_mutex`, `go_rwmutex`, `go_waitgroup`, `go_cond`, or `sem` of another semaphore.
+        pub kind: LockKind,
+        /// Where it lies.
+        pub address: String,
+        /// How many of those asked wait on it.
+        pub waiters: u64,
+        /// For how long the first of them has waited, by its own clock: told by mutexes only.
+        pub longest_ns: Option<u64>,
+        /// Of a channel, what cannot be told of a lock.
+        pub channel: Option<GoChannel>,
+    }
+
+    /// State of a channel.
+    pub struct GoChannel {
+        /// Values in its buffer.
+        pub len: u64,
+        /// Values that its buffer takes; 0: it has none.
+        pub capacity: u64,
+        /// It was closed.
+        pub closed: bool,
+        /// It carries times, as those of timers and tickers do.
+        pub ticks: bool,
+    }
+
+    /// A server that an HTTP client has connections to.
+    pub struct GoPeer {
+        /// `http` or `https`.
+        pub scheme: String,
+        /// Host and port.
+        pub host: String,
+        /// URL of the proxy between; null without one.
+        pub proxy: Option<String>,
+        /// Connections, of those of the row that were asked.
+        pub connections: u64,
+    }
+
+    /// A pool of connections (`sql.DB`) that goroutines waited for.
+    pub struct GoPool {
+        /// Where it lies.
+        pub address: String,
+        /// Connections that it may open (`SetMaxOpenConns`); 0: any number.
+        pub max_open: u64,
+        /// Connections that it had open at the end, or was opening.
+        pub open: u64,
+        /// Those of them that nobody used.
+        pub idle: u64,
+        /// Goroutines that waited for one at the end.
+        pub waiting: u64,
+        /// How often somebody had to wait since it was first seen, by its own count.
+        pub waits: u64,
+        /// How long those waited who got one since then, all together, by its own count.
+        pub wait_total_ns: Option<u64>,
+        /// Snapshots in which all its connections were in use and somebody waited.
+        pub exhausted_samples: u64,
+        /// Part of the window that those stand for, 0 to 1.
+        pub exhausted_share: f64,
+        /// How many waited on average.
+        pub mean_waiting: f64,
+        /// Where they waited: most first.
+        pub waiters: Vec<GoPoolStack>,
+        /// What the program did with connections meanwhile: most first. Null when it has several such pools: whose they are cannot be told.
+        pub in_use: Option<Vec<GoPoolStack>>,
+    }
+
+    /// Goroutines that wait for, or use, connections of a pool.
+    pub struct GoPoolStack {
+        /// Where.
+        pub stack: Option<StackKey>,
+        /// `waits`; `query`: in a call of the database; `rows`: watches over `sql.Rows` that are open; `transaction`: over an open `sql.Tx`.
+        pub does: GoPoolUse,
+        /// Function that made them.
+        pub created_by: Option<String>,
+        /// How many on average.
+        pub mean: f64,
     }
 
     /// One goroutine.
@@ -845,6 +943,18 @@ document! {
 }
 
 words! {
+    /// What goroutines do with a pool of connections.
+    pub enum GoPoolUse {
+        /// Want one.
+        Waits,
+        /// Are in a call of the database.
+        Query,
+        /// Watch over open `sql.Rows`.
+        Rows,
+        /// Watch over an open `sql.Tx`.
+        Transaction,
+    }
+
     /// What a futex word belongs to.
     pub enum LockKind {
         /// Mutual exclusion.

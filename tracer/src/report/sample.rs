@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoCreator,
-    GoExample, GoGc, GoSnapshots, GoStack, GoWait, Hist, Holder, Host, Lock, LockKind, Losses, Memory,
-    MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA,
-    Severity, StackFrame, StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow,
-    WakerRow, Window,
+    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoChannel,
+    GoCreator, GoExample, GoGc, GoObject, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoSnapshots, GoStack,
+    GoWait, GoWaitsOn, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed,
+    Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame,
+    StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -24,6 +24,51 @@ pub(crate) fn all() -> Vec<(&'static str, Report)> {
         ("lossy", lossy()),
         ("hostile", hostile()),
     ]
+}
+
+/// Channels that each have a waiter of their own, but for a few.
+fn own_channels() -> GoWaitsOn {
+    GoWaitsOn {
+        asked: 256,
+        known: 255,
+        objects: 251,
+        never: 0,
+        most: vec![GoObject {
+            kind: LockKind::GoChan,
+            address: "0xc00011a0c0".to_owned(),
+            waiters: 5,
+            longest_ns: None,
+            channel: Some(GoChannel {
+                len: 0,
+                capacity: 0,
+                closed: false,
+                ticks: false,
+            }),
+        }],
+    }
+}
+
+/// A pool of connections that is too small.
+fn exhausted_pool() -> GoPool {
+    GoPool {
+        address: "0xc0000b6000".to_owned(),
+        max_open: 10,
+        open: 10,
+        idle: 0,
+        waiting: 13,
+        waits: 1700,
+        wait_total_ns: Some(18_700 * MS),
+        exhausted_samples: 97,
+        exhausted_share: 0.96,
+        mean_waiting: 11.3,
+        waiters: vec![GoPoolStack {
+            stack: Some("3".to_owned()),
+            does: GoPoolUse::Waits,
+            created_by: Some("net/http.(*Server).Serve".to_owned()),
+            mean: 11.3,
+        }],
+        in_use: Some(Vec::new()),
+    }
 }
 
 /// A Go program with a leak, and its runtime's own goroutines.
@@ -44,6 +89,13 @@ fn goroutines() -> Go {
         verdict: Verdict::Leaking,
         confidence: 0.71,
         growth_per_s: 9.7,
+        waits_on: Some(own_channels()),
+        peers: vec![GoPeer {
+            scheme: "https".to_owned(),
+            host: "stock.example:443".to_owned(),
+            proxy: Some("http://proxy.example:3128".to_owned()),
+            connections: 97,
+        }],
         examples: vec![GoExample {
             goid: 1023,
             parent_goid: Some(97),
@@ -73,6 +125,8 @@ fn goroutines() -> Go {
         live_at_start: 14,
         verdict: Verdict::Steady,
         growth_per_s: 0.0,
+        waits_on: None,
+        peers: Vec::new(),
         examples: Vec::new(),
         created_by: None,
         created_at: None,
@@ -96,6 +150,7 @@ fn goroutines() -> Go {
             total_ci_ns: Some([700_000 * MS, 900_000 * MS]),
             mean: 400.0,
         }],
+        pools: vec![exhausted_pool()],
         gc: Some(collector()),
         snapshots: GoSnapshots {
             count: 101,
@@ -752,7 +807,8 @@ pub(crate) fn hostile() -> Report {
 }
 
 fn poison(value: &mut serde_json::Value) {
-    const WORDS: [&str; 7] = [
+    const WORDS: [&str; 8] = [
+        "does",
         "kind",
         "kinds",
         "reason",

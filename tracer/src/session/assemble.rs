@@ -334,7 +334,7 @@ impl Tracing {
 
 /// The sections of Go programs, the one with most goroutines first.
 fn go(
-    go_targets: &GoTargets,
+    go_targets: &mut GoTargets,
     targets: &[Traced],
     options: &Options,
     now_ns: u64,
@@ -346,19 +346,20 @@ fn go(
     };
     let older_ns = options.older.map(|older| older.as_nanos() as u64);
     let mut all: Vec<Go> = go_targets
-        .iter()
+        .iter_mut()
         .map(|(pid, target)| {
             let seen = analyse::go::Seen {
                 pid,
                 version: version(pid),
                 reader: &target.reader,
                 account: &target.goroutines,
+                pools: &target.pools,
                 gc: metrics::gc(&target.gc, target.goroutines.window_ns()),
                 tally: target.tally,
                 cpu_ns: target.cpu.as_nanos() as u64,
                 interval_ns: target.interval.as_nanos() as u64,
             };
-            analyse::go::go(&seen, older_ns, now_ns, names)
+            analyse::go::go(&seen, &mut target.objects, older_ns, now_ns, names)
         })
         .collect();
     all.sort_by_key(|go| std::cmp::Reverse(go.goroutines));

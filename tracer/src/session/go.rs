@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::{
-    aggregate::goroutines::Goroutines,
+    aggregate::{go_pools::Pools, goroutines::Goroutines},
     go::{
         memory::Live,
         metrics::{GcTrack, Metrics},
+        objects::Objects,
         program::Program,
         runtime::Runtime,
         snapshot::{Goroutine, Reader, Tally, Watch},
@@ -28,6 +29,10 @@ pub struct GoTarget {
     pub reader: Reader<Live>,
     /// What was read.
     pub goroutines: Goroutines,
+    /// Where it keeps what they wait on.
+    pub objects: Objects,
+    /// Its pools of connections.
+    pub pools: Pools,
     /// Where its collector counts.
     metrics: Metrics,
     /// What it has counted.
@@ -44,14 +49,25 @@ pub struct GoTarget {
     ended: bool,
 }
 
-/// Looks at a program before it is given up, a quarter of a second apart: one that is just being loaded has no runtime yet.
-const LOOKS: u32 = 8;
+/// Looks at a program before it is given up: one that is just being loaded has no runtime yet.
+const LOOKS: u32 = 9;
+/// Between the first two looks; twice as long between the next. Together 2.5 s.
+const NEXT_LOOK: Duration = Duration::from_millis(10);
+
+/// A program that could not be read yet.
+struct Wanted {
+    pid: u32,
+    /// Looks so far.
+    looks: u32,
+    /// The next one.
+    due: Instant,
+}
 
 /// Those of all targets.
 #[derive(Default)]
 pub struct GoTargets {
-    /// To be opened, and how often that may be tried.
-    wanted: Vec<(u32, u32)>,
+    /// To be opened.
+    wanted: Vec<Wanted>,
     targets: BTreeMap<u32, GoTarget>,
     /// Why goroutines of a Go program are not read.
     refused: BTreeMap<u32, String>,
@@ -80,7 +96,7 @@ impl GoTargets {
     /// A target is a Go program, or runs another one now.
     pub fn open(&mut self, pid: u32) {
         self.close(pid);
-        self.try_open(pid, LOOKS);
+        self.try_open(pid, 0);
     }
 
     fn try_open(&mut self, pid: u32, looks: u32) {
@@ -95,6 +111,8 @@ impl GoTargets {
                 let target = GoTarget {
                     gc: GcTrack::new(metrics.sample(reader.memory())),
                     metrics,
+                    objects: Objects::find(&reader),
+                    pools: Pools::default(),
                     reader,
                     goroutines: Goroutines::default(),
                     tally: Tally::default(),
@@ -105,7 +123,11 @@ impl GoTargets {
                 };
                 self.targets.insert(pid, target);
             }
-            Err(_) if looks > 1 => self.wanted.push((pid, looks - 1)),
+            Err(_) if looks + 1 < LOOKS => self.wanted.push(Wanted {
+                pid,
+                looks: looks + 1,
+                due: Instant::now() + NEXT_LOOK * (1 << looks),
+            }),
             Err(error) => {
                 log::info!("goroutines of {pid} are not read: {error:#}");
                 self.refused.insert(pid, format!("{error:#}"));
@@ -115,39 +137,45 @@ impl GoTargets {
 
     /// A target runs another program, which is no Go program.
     pub fn close(&mut self, pid: u32) {
-        self.wanted.retain(|(wanted, _)| *wanted != pid);
+        self.wanted.retain(|wanted| wanted.pid != pid);
         self.targets.remove(&pid);
         self.refused.remove(&pid);
     }
 
     /// Its memory is gone.
     pub fn ended(&mut self, pid: u32) {
-        self.wanted.retain(|(wanted, _)| *wanted != pid);
+        self.wanted.retain(|wanted| wanted.pid != pid);
         if let Some(target) = self.targets.get_mut(&pid) {
             target.ended = true;
         }
     }
 
-    /// Opens those that could not be read yet, and asks the collectors, which forget their pauses after 256 collections.
+    /// Asks the collectors, which forget their pauses after 256 collections.
     pub fn sample(&mut self) {
-        for (pid, looks) in std::mem::take(&mut self.wanted) {
-            self.try_open(pid, looks);
-        }
         for target in self.targets.values_mut().filter(|target| !target.ended) {
             target.gc.add(target.metrics.sample(target.reader.memory()));
         }
     }
 
-    /// When the next snapshot is due; None when there is nothing to look at.
+    /// When the next snapshot, or look at a program, is due; None when there is nothing to look at.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         let live = self.targets.values().filter(|target| !target.ended);
-        live.map(|target| target.due).min()
+        let wanted = self.wanted.iter().map(|wanted| wanted.due);
+        live.map(|target| target.due).chain(wanted).min()
     }
 
-    /// Takes the snapshots that are due, or all; `meanwhile` is called every few milliseconds.
+    /// Opens programs and takes the snapshots that are due, or all; `meanwhile` is called every few milliseconds.
     pub fn take(&mut self, all: bool, mut meanwhile: impl FnMut()) {
         let now = Instant::now();
+        // At the end one that has just begun would else not be in the report.
+        for wanted in self
+            .wanted
+            .extract_if(.., |wanted| all || wanted.due <= now)
+            .collect::<Vec<_>>()
+        {
+            self.try_open(wanted.pid, wanted.looks);
+        }
         for target in self.targets.values_mut() {
             if target.ended || (!all && target.due > now) {
                 continue;
@@ -164,8 +192,8 @@ impl GoTargets {
     }
 
     /// All that are read.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &GoTarget)> {
-        self.targets.iter().map(|(&pid, target)| (pid, target))
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut GoTarget)> {
+        self.targets.iter_mut().map(|(&pid, target)| (pid, target))
     }
 
     /// Go programs that are not, and why.
@@ -194,6 +222,8 @@ impl GoTarget {
             return;
         };
         self.goroutines.snapshot(now_ns);
+        let pools = self.objects.pools(&self.reader, self.pools.addresses());
+        self.pools.observe(pools, now_ns);
         let took = host::own_cpu().saturating_sub(cpu).saturating_sub(others);
         self.cpu += took;
         self.interval = (took * SHARE).clamp(SHORTEST, LONGEST);

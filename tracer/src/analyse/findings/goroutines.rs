@@ -29,7 +29,7 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             .stack
             .as_ref()
             .and_then(|key| names.id(key))
-            .and_then(|id| go_shapes::of(names.frames(id), row.wait_reason.as_deref()));
+            .and_then(|id| go_shapes::of(names.frames(id), row.wait_reason.as_deref(), ticks(row)));
         if known.is_some_and(Shape::never_leaks) {
             continue;
         }
@@ -58,8 +58,9 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 cut(without_path(&stuck), SUBJECT),
             ),
             detail: format!(
-                "{}created at {}; {} began, {} ended, the longest has been there for {}",
+                "{}{}created at {}; {} began, {} ended, the longest has been there for {}",
                 known.map_or_else(String::new, |shape| format!("they {}; ", shape.sentence())),
+                to(row),
                 row.created_at.as_deref().unwrap_or("an unknown place"),
                 count(row.opened),
                 count(row.closed),
@@ -74,6 +75,8 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 ("growth_per_s", json!(growth)),
                 ("wait_reason", json!(row.wait_reason)),
                 ("oldest_ns", json!(row.wait_ns.max_ns)),
+                ("waits_on", json!(row.waits_on)),
+                ("peers", json!(row.peers)),
             ]),
             remedy: match known.and_then(Shape::remedy) {
                 Some(remedy) => sentence(remedy),
@@ -83,6 +86,27 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             lock: None,
         });
     }
+}
+
+/// Hosts that their connections go to.
+fn to(row: &GoStack) -> String {
+    let asked: u64 = row.peers.iter().map(|peer| peer.connections).sum();
+    let Some(most) = row.peers.first() else {
+        return String::new();
+    };
+    let host = format!("{}://{}", most.scheme, most.host);
+    if most.connections == asked {
+        format!("all to {host}; ")
+    } else {
+        format!("{} of {} to {host}; ", count(most.connections), count(asked))
+    }
+}
+
+/// Some of them wait for a time to come.
+fn ticks(row: &GoStack) -> bool {
+    let objects = row.waits_on.iter().flat_map(|on| &on.most);
+    let mut channels = objects.filter_map(|object| object.channel.as_ref());
+    channels.any(|channel| channel.ticks)
 }
 
 /// With a capital and a full stop.

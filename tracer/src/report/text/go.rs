@@ -5,7 +5,7 @@ use super::escape::{cut, name};
 use super::page::Column;
 use super::screen::{LABEL, word};
 use crate::report::frames::without_path;
-use crate::report::model::{Go, GoGc, GoStack, Verdict};
+use crate::report::model::{Go, GoGc, GoPeer, GoPool, GoStack, GoWaitsOn, LockKind, Verdict};
 use crate::report::units::{bytes, count, counted, percent, time};
 
 /// Stacks of goroutines shown whole, for one who does not ask for more.
@@ -123,6 +123,9 @@ impl View<'_> {
             lines.extend(self.one_go_stack(row));
         }
         lines.extend(self.go_waits(go));
+        for pool in go.pools.iter().take(self.top()) {
+            lines.extend(self.page.wrap(2, &connections(pool)));
+        }
         if let Some(gc) = &go.gc {
             lines.extend(self.page.wrap(2, &collector(gc)));
         }
@@ -155,6 +158,12 @@ impl View<'_> {
                 self.page
                     .wrap(4, &format!("for at least: {}", self.spread(&row.wait_ns))),
             );
+        }
+        if let Some(on) = &row.waits_on {
+            lines.extend(self.page.wrap(4, &waits_on(on)));
+        }
+        if !row.peers.is_empty() {
+            lines.extend(self.page.wrap(4, &peers(&row.peers)));
         }
         lines.extend(self.frames(8, row.stack.as_ref()));
         if let Some(creator) = &row.created_by {
@@ -199,6 +208,89 @@ impl View<'_> {
         ];
         self.page.table("  Time by samples", &columns, &cells)
     }
+}
+
+/// What goroutines of a row wait on.
+fn waits_on(on: &GoWaitsOn) -> String {
+    let asked = if on.known < on.asked {
+        format!("{} of {} asked", count(on.known), count(on.asked))
+    } else {
+        format!("{} asked", count(on.asked))
+    };
+    let Some(first) = on.most.first() else {
+        return format!("they wait on nil channels, which nothing can end ({asked})");
+    };
+    let kind = match (&first.channel, first.kind) {
+        (Some(channel), _) if channel.ticks => "timer",
+        (Some(_), _) => "channel",
+        (None, LockKind::GoMutex) => "sync.Mutex",
+        (None, LockKind::GoRwmutex) => "sync.RWMutex",
+        (None, LockKind::GoWaitgroup) => "sync.WaitGroup",
+        (None, LockKind::GoCond) => "sync.Cond",
+        (None, _) => "semaphore",
+    };
+    let address = name(&first.address, 18);
+    let mut text = if on.objects == 1 {
+        format!("all wait on the {kind} {address}")
+    } else if first.waiters == 1 {
+        format!("each waits on a {kind} of its own")
+    } else {
+        format!(
+            "they wait on {} different ones, {} of them on the {kind} {address}",
+            count(on.objects),
+            count(first.waiters)
+        )
+    };
+    if let Some(channel) = first.channel.as_ref().filter(|channel| !channel.ticks) {
+        let state = match (channel.closed, channel.capacity) {
+            (true, _) => ", which is closed".to_owned(),
+            (false, 0) => ", without a buffer".to_owned(),
+            (false, capacity) => format!(", {} of {} in its buffer", count(channel.len), count(capacity)),
+        };
+        text.push_str(&state);
+    }
+    if let Some(longest) = first.longest_ns {
+        text = format!("{text}, the first since {}", time(longest));
+    }
+    format!("{text} ({asked})")
+}
+
+/// Whom they have connections to.
+fn peers(peers: &[GoPeer]) -> String {
+    let each: Vec<String> = peers
+        .iter()
+        .map(|peer| {
+            let proxy = peer.proxy.as_deref();
+            let by = proxy.map_or_else(String::new, |proxy| format!(" by {}", name(proxy, 48)));
+            format!(
+                "{} to {}://{}{by}",
+                count(peer.connections),
+                name(&peer.scheme, 8),
+                name(&peer.host, 64)
+            )
+        })
+        .collect();
+    format!("connections: {}", each.join(", "))
+}
+
+/// What became of a pool.
+fn connections(pool: &GoPool) -> String {
+    let mut text = format!(
+        "Pool {} of {}: {} open, {} idle; {}",
+        name(&pool.address, 18),
+        counted(pool.max_open, "connection"),
+        count(pool.open),
+        count(pool.idle),
+        counted(pool.waits, "wait"),
+    );
+    if let Some(total) = pool.wait_total_ns {
+        text = format!("{text} ({} in all)", time(total));
+    }
+    format!(
+        "{text}; exhausted {} of the time, {:.1} waiting on average",
+        percent(pool.exhausted_share),
+        pool.mean_waiting
+    )
 }
 
 /// What the collector did.

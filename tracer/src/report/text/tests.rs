@@ -113,6 +113,9 @@ fn contended_and_leaking() {
       steady     14      0/s  running    18.0 us  (no stack)
       leaking (71 % sure): 797 in chan send, 774 came, 0 left, 23 at start, +9.70/s
         for at least: p50 1.15 s, p99 2.28 s (n=797, 2.26–2.29), max 2.30 s
+        they wait on 251 different ones, 5 of them on the channel 0xc00011a0c0, without a buffer (255 of
+        256 asked)
+        connections: 97 to https://stock.example:443 by http://proxy.example:3128
             __socket  libc.so.6
             dial  src/db.cc:17
             Db::connect  src/db.cc:44
@@ -120,6 +123,8 @@ fn contended_and_leaking() {
             created by main.fanOut  /srv/src/fan.go:97
       Time by samples      time  95 %                 samples  where
       chan send        13.3 min  11.7 min … 15.0 min   40,100  dial ← Db::connect ← retry_once
+      Pool 0xc0000b6000 of 10 connections: 10 open, 0 idle; 1,700 waits (18.7 s in all); exhausted 96 %
+      of the time, 11.3 waiting on average
       23 collections, pauses p50 451 us, max 862 us, 0.1 % of the time stopped, 0.6 % of its CPUs;
       41.0 MB of heap alive, the next at 82.0 MB; goroutines ready to run wait for p50 100 us, p99
       197 us
@@ -416,6 +421,11 @@ fn hostile_names() {
       at start, +9.70/s
         for at least: min 9.00 ms, p50 1.15 s, p90 2.07 s,
         p99 2.28 s (n=797, 2.26–2.29), max 2.30 s
+        they wait on 251 different ones, 5 of them on the channel
+        0xc00011a…\x09"\\é, without a buffer (255 of 256 asked)
+        connections: 97 to
+        http…\\é://stock.example:443\x1b[2J\x1b]0;o…{9b}31m\u{fffd}\u{200b}\x09"\\é
+        by http://proxy.example:312…u{fffd}\u{200b}\x09"\\é
             __socket\x1b[2J…{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
             dial\x1b[2J\x…200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:17
             Db::connect\x…200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:44
@@ -423,6 +433,8 @@ fn hostile_names() {
             created by main.fanOut\x1b[2J\x1b]0;…go:97\x1b[2…u{fffd}\u{200b}\x09"\\é
       Time by samples         time  95 %                 samples  where
       chan send…\x09"\\é  13.3 min  11.7 min … 15.0 min   40,100  dial\x1b[…\x09"\\é
+      Pool 0xc0000b6…\x09"\\é of 10 connections: 10 open, 0 idle; 1,700 waits
+      (18.7 s in all); exhausted 96 % of the time, 11.3 waiting on average
       23 collections, pauses p50 451 us, max 862 us, 0.1 % of the time stopped,
       0.6 % of its CPUs; 41.0 MB of heap alive, the next at 82.0 MB; goroutines
       ready to run wait for p50 100 us, p99 197 us

@@ -1,0 +1,155 @@
+// gopool: a pool of 10 connections of database/sql, and a driver that answers slowly.
+//
+//	gopool queries   40 callers ask all the time: the queries hold the connections
+//	gopool work      20 callers keep a transaction open while they do something else
+//	gopool rows      20 callers keep rows open while they do something else
+//	gopool outside   the same, with rows that nothing watches over
+//	gopool kept      10 connections are taken and never given back; 20 callers wait in vain
+//	gopool enough    9 callers, who never have to wait
+//
+// From `go` to `count` and on; `quit` ends it. A count tells the pool's own numbers.
+package main
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+	"unsafe"
+)
+
+const connections = 10
+
+type connector struct{}
+type connection struct{}
+type answer struct{ left int }
+
+func (connector) Connect(context.Context) (driver.Conn, error) { return connection{}, nil }
+func (connector) Driver() driver.Driver                         { return nil }
+func (connection) Prepare(string) (driver.Stmt, error)          { return nil, errors.New("no") }
+func (connection) Close() error                                 { return nil }
+func (connection) Begin() (driver.Tx, error)                    { return connection{}, nil }
+func (connection) Commit() error                                { return nil }
+func (connection) Rollback() error                              { return nil }
+func (connection) QueryContext(context.Context, string, []driver.NamedValue) (driver.Rows, error) {
+	time.Sleep(time.Duration(pause) * time.Millisecond)
+	return &answer{left: 2}, nil
+}
+func (*answer) Columns() []string { return []string{"number"} }
+func (*answer) Close() error      { return nil }
+func (a *answer) Next(row []driver.Value) error {
+	if a.left == 0 {
+		return io.EOF
+	}
+	a.left--
+	row[0] = int64(a.left)
+	return nil
+}
+
+// How long the driver takes, and the program itself, in milliseconds.
+var pause, other int
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+//go:noinline
+func listOrders(db *sql.DB) {
+	rows, err := db.QueryContext(context.Background(), "orders")
+	check(err)
+	for rows.Next() {
+	}
+	check(rows.Close())
+}
+
+//go:noinline
+func bookSeat(db *sql.DB) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	tx, err := db.BeginTx(ctx, nil)
+	check(err)
+	callPayment()
+	check(tx.Commit())
+}
+
+//go:noinline
+func exportAll(db *sql.DB, ctx context.Context) {
+	rows, err := db.QueryContext(ctx, "all")
+	check(err)
+	for rows.Next() {
+		callPayment()
+	}
+	check(rows.Close())
+}
+
+//go:noinline
+func callPayment() { time.Sleep(time.Duration(other) * time.Millisecond) }
+
+var kept []*sql.Conn
+
+//go:noinline
+func keepConnection(db *sql.DB) {
+	conn, err := db.Conn(context.Background())
+	check(err)
+	kept = append(kept, conn)
+}
+
+func forever(callers int, call func()) {
+	for i := 0; i < callers; i++ {
+		go func() {
+			for {
+				call()
+			}
+		}()
+	}
+}
+
+func main() {
+	in := bufio.NewScanner(os.Stdin)
+	fmt.Printf("ready %d\n", os.Getpid())
+	in.Scan()
+	db := sql.OpenDB(connector{})
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	switch os.Args[1] {
+	case "queries":
+		pause = 19
+		forever(40, func() { listOrders(db) })
+	case "work":
+		other = 23
+		forever(20, func() { bookSeat(db) })
+	case "rows":
+		other = 11
+		forever(20, func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			exportAll(db, ctx)
+			cancel()
+		})
+	case "outside":
+		other = 11
+		forever(20, func() { exportAll(db, context.Background()) })
+	case "kept":
+		for i := 0; i < connections; i++ {
+			keepConnection(db)
+		}
+		forever(20, func() { listOrders(db) })
+	case "enough":
+		pause = 5
+		forever(connections-1, func() { listOrders(db) })
+	}
+	for in.Scan() && in.Text() != "quit" {
+		stats := db.Stats()
+		fmt.Printf("truth address %d\n", uint64(uintptr(unsafe.Pointer(db))))
+		fmt.Printf("truth waits %d\n", stats.WaitCount)
+		fmt.Printf("truth wait_ns %d\n", stats.WaitDuration.Nanoseconds())
+		fmt.Printf("truth open %d\n", stats.OpenConnections)
+		fmt.Println("done")
+	}
+}
