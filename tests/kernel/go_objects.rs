@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use tracer::analyse::go_shapes::{Shape, Stack, shape};
 use tracer::go::{
     channels::ChannelUse,
+    connections::HttpLoop,
     held_up::{HeldUp, LockKind},
     memory::{Live, Memory, Piece},
     objects::Objects,
-    pools::HttpLoop,
     program::Program,
     runtime::Runtime,
     snapshot::{Group, Reader},
@@ -281,9 +281,9 @@ fn pools_are_exact(truth: &Truth, objects: &mut Objects, reader: &Reader<Live>, 
         ["max_open", "open", "idle", "wait_count"].map(|name| truth.get(&format!("pool.{name}"))),
         "{what}"
     );
-    let waiters: BTreeSet<u64> = pool.waiters.iter().map(|waiter| waiter.goid).collect();
+    let waiters: BTreeSet<u64> = pool.asked.iter().copied().collect();
     assert_eq!(waiters, began(truth, "pool").into_keys().collect(), "{what}");
-    assert_eq!(pool.waiters.len(), 30, "{what}");
+    assert_eq!((pool.asked.len(), pool.waiting()), (30, 30), "{what}");
     // They have waited, and none has got one.
     assert!(pool.exhausted(), "{what}");
     assert_eq!(pool.waited_ns, Some(0), "{what}");
@@ -390,9 +390,9 @@ fn go_objects_are_those_of_the_program() {
         let begun = std::time::Instant::now();
         let mut objects = Objects::find(&reader);
         let found = begun.elapsed();
-        let held = objects.held_up(&reader, now());
+        let held = objects.held_up(&reader, |_| true, now());
         let first = begun.elapsed();
-        let held_again = objects.held_up(&reader, now());
+        let held_again = objects.held_up(&reader, |_| true, now());
         println!(
             "{what}: found in {found:?}, asked in {:?}, again in {:?}",
             first.saturating_sub(found),
@@ -417,7 +417,7 @@ fn go_objects_are_those_of_the_program() {
             let truth = workload.go();
             let mut reader = reader(workload.pid, Live::new(workload.pid));
             settled(&mut reader);
-            let held = Objects::find(&reader).held_up(&reader, now());
+            let held = Objects::find(&reader).held_up(&reader, |_| true, now());
             assert_eq!((held.waiters.len(), held.unknown), (23 + 7 + 2, 28), "{what}");
             for waiter in &held.waiters {
                 let kind = ["mutex_a", "mutex_b", "rw_write"]
@@ -450,7 +450,7 @@ fn go_objects_of_a_program_that_runs_hard() {
             while (waits < 5_000 || on_channels < 2_000) && rounds < 20_000 {
                 rounds += 1;
                 reader.take(now(), &mut ()).unwrap();
-                let held = objects.held_up(&reader, now());
+                let held = objects.held_up(&reader, |_| true, now());
                 assert_eq!(held.contradicted, 0, "{what}: {held:#?}");
                 moved += held.unknown;
                 torn += held.followed.torn;
@@ -593,7 +593,7 @@ fn go_objects_of_damaged_memory() {
             }
             read += 1;
             let mut objects = Objects::find(&reader);
-            held += objects.held_up(&reader, now()).waiters.len();
+            held += objects.held_up(&reader, |_| true, now()).waiters.len();
             answers += objects.channels(&reader, |_| true).len();
             answers += objects.sockets(&reader, |_| true, |_| true).len();
             answers +=

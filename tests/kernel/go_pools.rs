@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
-use tracer::report::model::{GoPool, GoPoolUse, Report, Severity};
+use tracer::report::model::{GoPool, Report, Severity};
 
 use super::support::workload::Truth;
 use super::support::{Ctrace, Workload, can_trace, go, require, until};
@@ -13,15 +13,101 @@ use super::support::{Ctrace, Workload, can_trace, go, require, until};
 /// Waits that a pool must have seen before the run ends.
 const ENOUGH: u64 = 1_500;
 
-/// The oldest, and the newest without symbols.
-const BUILDS: [(&str, &[&str]); 2] = [("system", &[]), (go::VERSIONS[3], &["-ldflags=-s -w"])];
+/// The newest without symbols, and the oldest, which shows the ways that differ most only.
+const BUILDS: [(&str, &[&str]); 2] = [(go::VERSIONS[3], &["-ldflags=-s -w"]), ("system", &[])];
 
-/// Traces a run of the workload until its own numbers are `enough`.
+/// A pool that is exhausted.
+struct Case {
+    mode: &'static str,
+    /// Who waits, and how many: all callers but those that have a connection. Some move while they are read.
+    waiter: &'static str,
+    waiting: Range<f64>,
+    /// The finding says so.
+    words: &'static [&'static str],
+    /// Nobody ever gets a connection.
+    vain: bool,
+    /// With the oldest, too.
+    oldest: bool,
+}
+
+const CASES: [Case; 8] = [
+    Case {
+        mode: "queries",
+        waiter: "main.listOrders",
+        waiting: 25.0..30.5,
+        words: &["pool of 10 connections", "main.listOrders", "held by queries, "],
+        vain: false,
+        oldest: true,
+    },
+    Case {
+        mode: "many",
+        waiter: "main.listOrders",
+        waiting: 8.0..10.5,
+        words: &["held by queries, "],
+        vain: false,
+        oldest: false,
+    },
+    Case {
+        mode: "work",
+        waiter: "main.bookSeat",
+        waiting: 8.0..10.5,
+        words: &["main.bookSeat", "open transactions", "Shorten transactions"],
+        vain: false,
+        oldest: true,
+    },
+    Case {
+        mode: "rows",
+        waiter: "main.exportAll",
+        waiting: 8.0..10.5,
+        words: &["main.exportAll", "open Rows", "Read Rows to their end"],
+        vain: false,
+        oldest: false,
+    },
+    Case {
+        mode: "outside",
+        waiter: "main.exportAll",
+        waiting: 8.0..10.5,
+        words: &["main.exportAll", "kept meanwhile, or were not given back"],
+        vain: false,
+        oldest: false,
+    },
+    Case {
+        mode: "connect",
+        waiter: "main.listOrders",
+        waiting: 15.0..20.5,
+        words: &["are opened anew", "SetConnMaxLifetime"],
+        vain: false,
+        oldest: true,
+    },
+    Case {
+        mode: "kept",
+        waiter: "main.listOrders",
+        waiting: 19.5..20.5,
+        words: &[
+            "none of which has ended",
+            "are not given back",
+            "defer rows.Close()",
+        ],
+        vain: true,
+        oldest: true,
+    },
+    // The queries are those of another pool: nothing is said of what holds this one's connections.
+    Case {
+        mode: "several",
+        waiter: "main.listOrders",
+        waiting: 19.5..20.5,
+        words: &["none of which has ended", "several pools"],
+        vain: true,
+        oldest: false,
+    },
+];
+
+/// Traces a run of the workload until its own numbers are `enough`: the report, and those numbers before and after its end.
 fn traced(
     (version, flags): (&str, &[&str]),
     mode: &str,
     enough: impl Fn(&Truth, u64) -> bool,
-) -> Option<(Report, Truth)> {
+) -> Option<(Report, Truth, Truth)> {
     let toolchain = go::toolchain(version);
     if !require(
         toolchain.is_some(),
@@ -46,10 +132,11 @@ fn traced(
         rounds += 1;
         enough(&workload.counts(), rounds)
     });
+    let before = workload.counts();
     let report = ctrace.interrupted();
-    let truth = workload.counts();
+    let after = workload.counts();
     workload.quit();
-    Some((report, truth))
+    Some((report, before, after))
 }
 
 fn names<'a>(report: &'a Report, stack: Option<&String>) -> Vec<&'a str> {
@@ -72,17 +159,20 @@ fn pool<'a>(report: &'a Report, truth: &Truth) -> &'a GoPool {
 }
 
 /// An exhausted pool, and the words of the finding.
-fn assert_exhausted(report: &Report, truth: &Truth, waiter: &str, callers: Range<f64>, words: &[&str]) {
+fn assert_exhausted(report: &Report, truth: &Truth, case: &Case) {
     let pool = pool(report, truth);
-    println!("{pool:#?}");
+    println!("{}: {pool:#?}", case.mode);
     assert!(pool.exhausted_share > 0.1, "{pool:#?}");
-    // All callers but those that have a connection wait, when it is exhausted; some move while they are read.
-    let waiting = pool.mean_waiting / pool.exhausted_share;
-    assert!(callers.contains(&waiting), "{waiting} not in {callers:?}");
+    let waiting = pool.mean_waiting;
+    assert!(
+        case.waiting.contains(&waiting),
+        "{waiting} not in {:?}",
+        case.waiting
+    );
     for row in &pool.waiters {
         let functions = names(report, row.stack.as_ref());
         assert!(
-            functions.contains(&waiter) && functions.contains(&"database/sql.(*DB).conn"),
+            functions.contains(&case.waiter) && functions.contains(&"database/sql.(*DB).conn"),
             "{functions:?}"
         );
     }
@@ -94,7 +184,7 @@ fn assert_exhausted(report: &Report, truth: &Truth, waiter: &str, callers: Range
     assert!(found.severity >= Severity::Medium, "{found:#?}");
     let text = format!("{}; {}; {}", found.title, found.detail, found.remedy);
     println!("{text}");
-    for word in words {
+    for word in case.words {
         assert!(text.contains(word), "no {word:?} in: {text}");
     }
 }
@@ -102,57 +192,42 @@ fn assert_exhausted(report: &Report, truth: &Truth, waiter: &str, callers: Range
 #[test]
 fn exhausted_pools_are_found_with_what_holds_them() {
     let Some(_turn) = can_trace() else { return };
-    for build in BUILDS {
-        let enough = |truth: &Truth, _| truth.get("waits") >= ENOUGH;
-        if let Some((report, truth)) = traced(build, "queries", enough) {
-            let words = ["pool of 10 connections", "main.listOrders", "held by queries"];
-            assert_exhausted(&report, &truth, "main.listOrders", 25.0..30.5, &words);
-            let pool = pool(&report, &truth);
-            // Nearly all waits were seen to end; the first ones may have been over before the first snapshot.
+    for (build, oldest) in BUILDS.into_iter().zip([false, true]) {
+        for case in CASES.iter().filter(|case| case.oldest || !oldest) {
+            // Rounds of the condition, 20 ms and more each, where there is nothing else to count.
+            let enough = |truth: &Truth, rounds| {
+                if case.vain {
+                    truth.get("waits") == 20 && rounds > 200
+                } else {
+                    truth.get("waits") >= ENOUGH || rounds > 400
+                }
+            };
+            let Some((report, before, after)) = traced(build, case.mode, enough) else {
+                continue;
+            };
+            assert_exhausted(&report, &after, case);
+            let pool = pool(&report, &after);
+            // Nearly all waits were seen to begin; the first ones may have been over before the first snapshot.
             assert!(
-                pool.waits * 2 > truth.get("waits"),
+                pool.waits * 2 > before.get("waits"),
                 "{pool:#?} {}",
-                truth.get("waits")
+                before.get("waits")
             );
-            for row in pool.in_use.iter().flatten() {
-                assert_eq!(row.does, GoPoolUse::Query, "{pool:#?}");
-            }
-        }
-        if let Some((report, truth)) = traced(build, "work", enough) {
-            let words = [
-                "main.bookSeat",
-                "held by open transactions",
-                "Shorten transactions",
-            ];
-            assert_exhausted(&report, &truth, "main.bookSeat", 8.0..10.5, &words);
-        }
-        if let Some((report, truth)) = traced(build, "rows", enough) {
-            let words = ["main.exportAll", "held by open Rows", "Read Rows to their end"];
-            assert_exhausted(&report, &truth, "main.exportAll", 8.0..10.5, &words);
-        }
-        if let Some((report, truth)) = traced(build, "outside", enough) {
-            let words = ["main.exportAll", "while the program does something else"];
-            assert_exhausted(&report, &truth, "main.exportAll", 8.0..10.5, &words);
-        }
-        // Nobody ever gets one: rounds of the condition, a few ms each, are all that passes.
-        if let Some((report, truth)) = traced(build, "kept", |truth, rounds| {
-            truth.get("waits") == 20 && rounds > 100
-        }) {
-            let words = ["none of which has ended", "not given back", "defer rows.Close()"];
-            assert_exhausted(&report, &truth, "main.listOrders", 19.5..20.5, &words);
         }
     }
 }
 
+/// No waits; waits that were over long ago, while connections are opened all the time; waits in rare bursts.
 #[test]
-fn a_pool_that_is_large_enough_is_silent() {
+fn pools_that_are_large_enough_are_silent() {
     let Some(_turn) = can_trace() else { return };
-    for build in BUILDS {
-        let Some((report, truth)) = traced(build, "enough", |_, rounds| rounds > 100) else {
+    for mode in ["enough", "opening", "bursts"] {
+        let Some((report, _, after)) = traced(BUILDS[0], mode, |_, rounds| rounds > 200) else {
             continue;
         };
-        assert_eq!(truth.get("waits"), 0);
-        assert!(report.go.as_ref().unwrap().pools.is_empty());
-        assert!(report.findings.is_empty(), "{:#?}", report.findings);
+        let waits = after.get("waits");
+        assert_eq!(waits == 0, mode == "enough", "{mode}: {waits} waits");
+        println!("{mode}: {waits} waits, {:#?}", report.go.as_ref().unwrap().pools);
+        assert!(report.findings.is_empty(), "{mode}: {:#?}", report.findings);
     }
 }

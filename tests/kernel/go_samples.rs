@@ -9,7 +9,7 @@ use tracer::report::model::Report;
 use super::support::{Ctrace, Workload, can_trace, go, require, until};
 
 /// Waits for the slowest place.
-const ENOUGH: u64 = 300;
+const ENOUGH: u64 = 600;
 
 /// The places: the function, what the workload calls it.
 const PLACES: [(&str, &str); 3] = [
@@ -77,7 +77,10 @@ fn time_by_samples_is_what_the_program_measured() {
                 if inside { "" } else { ": not inside" }
             );
             // A busy machine takes fewer snapshots, and says so by a wider interval.
-            assert!(samples > 20 && half < total, "{total} ± {half} by {samples}");
+            assert!(
+                samples > 20 && half < total * 0.45,
+                "{total} ± {half} by {samples}"
+            );
             // One interval in twenty may miss; twice as wide, one in ten thousand.
             assert!(
                 total + 2.0 * half > low && total - 2.0 * half < high,

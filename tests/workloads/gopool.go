@@ -5,7 +5,12 @@
 //	gopool rows      20 callers keep rows open while they do something else
 //	gopool outside   the same, with rows that nothing watches over
 //	gopool kept      10 connections are taken and never given back; 20 callers wait in vain
+//	gopool connect   20 callers; connections take long to open, and are closed after use
+//	gopool several   the queries of `kept`, beside a pool without a limit that is busy
+//	gopool many      20 functions ask, each its own
 //	gopool enough    9 callers, who never have to wait
+//	gopool opening   9 callers, all but two of whose connections are closed after use; they waited once, before
+//	gopool bursts    as `enough`, with 20 more callers at once now and then
 //
 // From `go` to `count` and on; `quit` ends it. A count tells the pool's own numbers.
 package main
@@ -29,7 +34,10 @@ type connector struct{}
 type connection struct{}
 type answer struct{ left int }
 
-func (connector) Connect(context.Context) (driver.Conn, error) { return connection{}, nil }
+func (connector) Connect(context.Context) (driver.Conn, error) {
+	time.Sleep(time.Duration(dial) * time.Millisecond)
+	return connection{}, nil
+}
 func (connector) Driver() driver.Driver                         { return nil }
 func (connection) Prepare(string) (driver.Stmt, error)          { return nil, errors.New("no") }
 func (connection) Close() error                                 { return nil }
@@ -52,7 +60,7 @@ func (a *answer) Next(row []driver.Value) error {
 }
 
 // How long the driver takes, and the program itself, in milliseconds.
-var pause, other int
+var pause, other, dial int
 
 func check(err error) {
 	if err != nil {
@@ -91,6 +99,33 @@ func exportAll(db *sql.DB, ctx context.Context) {
 
 //go:noinline
 func callPayment() { time.Sleep(time.Duration(other) * time.Millisecond) }
+
+//go:noinline
+func askReplica(db *sql.DB) { listOrders(db) }
+
+// Each literal is a function of its own, whose calls are stacks of their own.
+var manyCalls = []func(*sql.DB){
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+	func(db *sql.DB) { listOrders(db) },
+}
 
 var kept []*sql.Conn
 
@@ -140,6 +175,46 @@ func main() {
 			keepConnection(db)
 		}
 		forever(20, func() { listOrders(db) })
+	case "several":
+		for i := 0; i < connections; i++ {
+			keepConnection(db)
+		}
+		forever(20, func() { listOrders(db) })
+		pause = 19
+		replica := sql.OpenDB(connector{})
+		forever(15, func() { askReplica(replica) })
+	case "many":
+		pause = 19
+		for _, call := range manyCalls {
+			call := call
+			forever(1, func() { call(db) })
+		}
+	case "connect", "opening":
+		dial, pause = 41, 3
+		db.SetMaxIdleConns(2)
+		if os.Args[1] == "connect" {
+			dial = 7
+			db.SetConnMaxLifetime(time.Millisecond)
+			forever(20, func() { listOrders(db) })
+			break
+		}
+		once := make(chan bool)
+		for i := 0; i < 2*connections; i++ {
+			go func() { listOrders(db); once <- true }()
+		}
+		for i := 0; i < 2*connections; i++ {
+			<-once
+		}
+		forever(connections-1, func() { listOrders(db) })
+	case "bursts":
+		pause = 5
+		forever(connections-1, func() { listOrders(db) })
+		forever(1, func() {
+			for i := 0; i < 20; i++ {
+				go listOrders(db)
+			}
+			time.Sleep(3 * time.Second)
+		})
 	case "enough":
 		pause = 5
 		forever(connections-1, func() { listOrders(db) })

@@ -114,6 +114,7 @@ pub fn go(
             });
             let id = places.stack_id(group, names);
             let reason = reason(target, group);
+            let (peers, peers_asked) = answers.peers(number);
             let shape = go_shapes::of(names.frames(id), reason.as_deref(), answers.ticks(number));
             Some(GoStack {
                 stack: names.key(id),
@@ -132,7 +133,8 @@ pub fn go(
                 confidence,
                 growth_per_s: judged.growth_per_s,
                 waits_on: answers.waits_on(number),
-                peers: answers.peers(number),
+                peers,
+                peers_asked,
                 examples: examples.collect(),
             })
         })

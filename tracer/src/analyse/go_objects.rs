@@ -4,11 +4,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     go::{
+        connections::HttpLoop,
         held_up::LockKind as GoLockKind,
         memory::Memory,
         objects::Objects,
-        pools::HttpLoop,
-        snapshot::{NO_GROUP, Reader},
+        snapshot::{Goroutine, NO_GROUP, Reader},
     },
     report::model::{GoChannel, GoObject, GoPeer, GoWaitsOn, LockKind},
 };
@@ -33,6 +33,7 @@ struct Answer {
     never: u64,
     objects: FxHashMap<(LockKind, u64), Found>,
     peers: FxHashMap<(String, String, String), u64>,
+    peers_asked: u64,
 }
 
 #[derive(Debug, Default)]
@@ -46,13 +47,22 @@ impl Answers {
     /// Asks some goroutines of each row of the last snapshot.
     pub(super) fn ask<M: Memory>(reader: &Reader<M>, objects: &mut Objects, now_ns: u64) -> Self {
         let mut answers = Self::default();
+        let mut counts: FxHashMap<u32, u64> = FxHashMap::default();
+        for (_, goroutine) in reader.goroutines() {
+            *counts.entry(goroutine.group).or_default() += 1;
+        }
         let mut asked: FxHashSet<u64> = FxHashSet::default();
+        let mut met: FxHashMap<u32, u64> = FxHashMap::default();
         for (_, goroutine) in reader.goroutines() {
             if goroutine.group == NO_GROUP || asked.len() >= MAX_ASKED_IN_ALL {
                 continue;
             }
+            let all = counts.get(&goroutine.group).copied().unwrap_or(1);
+            let met = met.entry(goroutine.group).or_default();
+            *met += 1;
+            // As far apart as they can be: neighbours in the runtime's list may be of one age, and do the same.
             let answer = answers.rows.entry(goroutine.group).or_default();
-            if answer.asked < MAX_ASKED {
+            if all <= MAX_ASKED || *met * MAX_ASKED / all > answer.asked {
                 answer.asked += 1;
                 asked.insert(goroutine.goid);
             }
@@ -74,14 +84,11 @@ impl Answers {
                 });
             }
         }
-        // The table of waiters is read as a whole, whoever is asked.
-        for waiter in objects.held_up(reader, now_ns).waiters {
+        let wanted = |goroutine: &Goroutine| asked.contains(&goroutine.goid);
+        for waiter in objects.held_up(reader, wanted, now_ns).waiters {
             let Some(answer) = answers.rows.get_mut(&waiter.group) else {
                 continue;
             };
-            if !asked.contains(&waiter.goid) {
-                continue;
-            }
             answer.known += 1;
             let found = answer.found(kind(waiter.kind), waiter.lock);
             found.waiters += 1;
@@ -95,6 +102,7 @@ impl Answers {
             {
                 let peer = (connection.scheme, connection.host, connection.proxy);
                 *answer.peers.entry(peer).or_default() += 1;
+                answer.peers_asked += 1;
             }
         }
         answers
@@ -120,14 +128,15 @@ impl Answers {
             known: answer.known,
             objects: answer.objects.len() as u64,
             never: answer.never,
+            ticks: self.ticks(group),
             most: most.collect(),
         })
     }
 
-    /// The servers of a row, and whether one of its channels carries times.
-    pub(super) fn peers(&self, group: u32) -> Vec<GoPeer> {
+    /// The servers of a row, and how many connections were asked for theirs.
+    pub(super) fn peers(&self, group: u32) -> (Vec<GoPeer>, u64) {
         let Some(answer) = self.rows.get(&group) else {
-            return Vec::new();
+            return (Vec::new(), 0);
         };
         let mut peers: Vec<GoPeer> = answer
             .peers
@@ -145,7 +154,7 @@ impl Answers {
                 .then_with(|| (&a.host, &a.scheme).cmp(&(&b.host, &b.scheme)))
         });
         peers.truncate(MAX_SHOWN);
-        peers
+        (peers, answer.peers_asked)
     }
 
     /// Whether some of a row wait for a time to come.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::stacks::elf::u64_at;
 
-/// Waiters of one condition variable followed.
+/// Waiters of condition variables followed, of all of them together.
 const MAX_LISTED: usize = 1 << 16;
 
 /// What kind of lock a goroutine waits for.
@@ -198,12 +198,19 @@ impl LockSite {
 }
 
 impl Objects {
-    /// Who waits for which lock, of the goroutines of the last snapshot. `now_ns` is the time, `CLOCK_MONOTONIC`: no wait begins later.
-    pub fn held_up<M: Memory>(&mut self, reader: &Reader<M>, now_ns: u64) -> HeldUp {
+    /// Who waits for which lock, of those goroutines of the last snapshot that are `wanted`. `now_ns` is the time,
+    /// `CLOCK_MONOTONIC`: no wait begins later.
+    pub fn held_up<M: Memory>(
+        &mut self,
+        reader: &Reader<M>,
+        wanted: impl Fn(&Goroutine) -> bool,
+        now_ns: u64,
+    ) -> HeldUp {
         self.learn(reader);
         let mut held = HeldUp::default();
         let waiting: Vec<(u64, &Goroutine, &LockSite)> = reader
             .goroutines()
+            .filter(|(_, goroutine)| wanted(goroutine))
             .filter_map(|(g, goroutine)| Some((g, goroutine, self.sites(goroutine)?.lock.as_ref()?)))
             .collect();
         if waiting.is_empty() {
@@ -309,6 +316,7 @@ impl Objects {
         });
         // A condition variable's waiters are in no table: it must list them itself.
         let mut lists: FxHashMap<u64, FxHashSet<u64>> = FxHashMap::default();
+        let mut left = MAX_LISTED;
         told.retain(|&number, &mut (lock, _)| {
             let Some((g, _, site)) = waiting.get(number) else {
                 return false;
@@ -319,9 +327,14 @@ impl Objects {
             let (Some((within, first)), Some(sudogs)) = (self.locks.listed, &self.sudogs) else {
                 return false;
             };
-            let list = lists
-                .entry(lock)
-                .or_insert_with(|| list(reader.memory(), sudogs, lock.wrapping_add(within + first)));
+            let list = lists.entry(lock).or_insert_with(|| {
+                list(
+                    reader.memory(),
+                    sudogs,
+                    lock.wrapping_add(within + first),
+                    &mut left,
+                )
+            });
             list.contains(g)
         });
         told
@@ -355,11 +368,12 @@ impl Objects {
     }
 }
 
-/// Descriptors of those in a list that begins there.
-fn list<M: Memory>(memory: &M, sudogs: &Sudogs, head: u64) -> FxHashSet<u64> {
+/// Descriptors of those in a list that begins there, as far as steps are left.
+fn list<M: Memory>(memory: &M, sudogs: &Sudogs, head: u64, left: &mut usize) -> FxHashSet<u64> {
     let mut listed = FxHashSet::default();
     let mut at = memory.word(head).unwrap_or(0);
-    for _ in 0..MAX_LISTED {
+    while *left > 0 {
+        *left -= 1;
         let sudog = is_pointer(at)
             .then(|| memory.read(at, sudogs.len))
             .flatten()

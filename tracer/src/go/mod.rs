@@ -11,6 +11,7 @@
 
 pub mod channels;
 pub(crate) mod code;
+pub mod connections;
 pub mod frames;
 pub mod held_up;
 pub(crate) mod lock_frames;

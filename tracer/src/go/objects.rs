@@ -9,10 +9,11 @@ use rustc_hash::FxHashMap;
 
 use super::{
     channels::{self, ChannelUse},
+    connections::{self, HttpLoop},
     frames::{Receiver, places},
     held_up::{self, LockSite},
     memory::Memory,
-    pools::{self, HttpLoop},
+    pools,
     program::Program,
     semaphores::Semaphores,
     snapshot::{Goroutine, Group, NO_GROUP, Reader},
@@ -50,7 +51,7 @@ pub struct Objects {
     pub(super) channels: Option<channels::Layout>,
     pub(super) sockets: Option<sockets::Layout>,
     pub(super) databases: Option<pools::Databases>,
-    pub(super) connections: Option<pools::Connections>,
+    pub(super) connections: Option<connections::Connections>,
     /// What is known of a group, by its number.
     sites: Vec<Sites>,
     /// Some group waits for a connection of a pool.
@@ -63,7 +64,12 @@ pub(super) struct Sites {
     pub(super) lock: Option<LockSite>,
     pub(super) channel: Option<ChannelUse>,
     pub(super) socket: Option<Receiver>,
+    /// Waits for a connection of this pool.
     pub(super) database: Option<Receiver>,
+    /// Is in a call of `database/sql`, and does not wait for a connection.
+    pub(super) uses_database: bool,
+    /// Is the one goroutine that each open pool has.
+    pub(super) serves_database: bool,
     pub(super) http: Option<(HttpLoop, Receiver)>,
 }
 
@@ -97,7 +103,10 @@ impl Objects {
             channels: told("runtime.hchan", channels::Layout::find(&found)),
             sockets: told("internal/poll.FD", sockets::Layout::find(&types, &found)),
             databases: told("database/sql.DB", pools::Databases::find(&found)),
-            connections: told("net/http.persistConn", pools::Connections::find(&types, &found)),
+            connections: told(
+                "net/http.persistConn",
+                connections::Connections::find(&types, &found),
+            ),
             sites: Vec::new(),
             any_database: false,
         }
@@ -144,7 +153,16 @@ impl Sites {
             frames.find_map(|at| Receiver::of(program, &places, at))
         };
         sites.socket = receiver(&|name| name.starts_with("internal/poll.(*FD)."));
-        sites.database = receiver(&|name| name == "database/sql.(*DB).conn");
+        // It also opens connections itself, which is no wait for one.
+        let waits = |pair: &[String]| matches!(pair, [callee, caller] if callee == "runtime.selectgo" && caller == "database/sql.(*DB).conn");
+        if compiled.windows(2).any(waits) {
+            sites.database = receiver(&|name| name == "database/sql.(*DB).conn");
+        } else {
+            sites.uses_database = names.iter().any(|name| name.starts_with("database/sql."));
+        }
+        sites.serves_database = names
+            .iter()
+            .any(|name| name == "database/sql.(*DB).connectionOpener");
         sites.http = [HttpLoop::Read, HttpLoop::Write]
             .into_iter()
             .find_map(|kind| Some((kind, receiver(&|name| name == kind.function())?)));

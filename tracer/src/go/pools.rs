@@ -1,13 +1,14 @@
-//! Pools of connections: `database/sql` and the client of `net/http`.
+//! Pools of connections of `database/sql`.
 
 use std::collections::BTreeMap;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     frames::{Ask, is_pointer, read_standing},
     memory::Memory,
-    objects::{CONNECTION, DATABASE, Objects, Structs},
-    snapshot::{Goroutine, Reader},
-    types::Types,
+    objects::{DATABASE, Objects, Structs},
+    snapshot::{NO_GROUP, Reader, Status},
 };
 use crate::stacks::elf::u64_at;
 
@@ -15,15 +16,18 @@ use crate::stacks::elf::u64_at;
 const MAX_STRUCT: usize = 4096;
 /// Connections of one pool; the default has no limit, but the system has.
 const MAX_CONNECTIONS: u64 = 1 << 24;
-/// Length of a host with its port, or of a proxy's URL.
-const MAX_TEXT: u64 = 1024;
+/// Waiters asked for their pool, of one group and in all: those of a group do the same, mostly with the same pool.
+const ASKED_OF_GROUP: u64 = 64;
+const ASKED: usize = 1 << 13;
+/// Pools read.
+const MAX_POOLS: usize = 1024;
 
 /// A `sql.DB` that goroutines wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Address.
     pub address: u64,
-    /// Connections that it may open (`SetMaxOpenConns`); 0: any number.
+    /// Connections that it may open (`SetMaxOpenConns`).
     pub max_open: u64,
     /// Connections that it has open, or is opening.
     pub open: u64,
@@ -31,27 +35,37 @@ pub struct Pool {
     pub idle: u64,
     /// How often somebody had to wait, since it was made.
     pub waited: u64,
-    /// How long those waited who got one, all together.
+    /// What the waits took that are over, all together: of those who got a connection, and of those who gave up.
     pub waited_ns: Option<u64>,
-    /// Who waits.
-    pub waiters: Vec<PoolWaiter>,
-}
-
-/// A goroutine that waits for a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolWaiter {
-    /// Number.
-    pub goid: u64,
-    /// Of [`Reader::groups`].
-    pub group: u32,
+    /// Who waits: how many of each group.
+    pub waiters: Vec<(u32, u64)>,
+    /// Numbers of those that were asked.
+    pub asked: Vec<u64>,
 }
 
 impl Pool {
+    /// Goroutines that wait for a connection.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.waiters.iter().map(|(_, count)| count).sum()
+    }
+
     /// All that it may have are in use, and somebody wants another.
     #[must_use]
-    pub const fn exhausted(&self) -> bool {
-        self.max_open > 0 && self.open >= self.max_open && self.idle == 0 && !self.waiters.is_empty()
+    pub fn exhausted(&self) -> bool {
+        self.max_open > 0 && self.open >= self.max_open && self.idle == 0 && self.waiting() > 0
     }
+}
+
+/// What a program does with connections of its pools, whichever they are of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Goroutines within `database/sql` that do not wait for a connection, by group.
+    pub by_group: Vec<(u32, u64)>,
+    /// Goroutines of which it is not known what they do: they run, or moved while they were read.
+    pub unseen: u64,
+    /// Pools that are open, used or not.
+    pub databases: u64,
 }
 
 /// Offsets in `sql.DB`.
@@ -92,6 +106,7 @@ impl Databases {
                 .and_then(|at| u64_at(bytes, at))
                 .filter(|&ns| ns < 1 << 62),
             waiters: Vec::new(),
+            asked: Vec::new(),
         };
         let numbers = [pool.max_open, pool.open, pool.idle];
         // Who waits was counted; without a limit nobody waits.
@@ -102,107 +117,78 @@ impl Databases {
     }
 }
 
-/// One of the two goroutines of a client's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum HttpLoop {
-    /// Reads answers.
-    Read,
-    /// Writes requests.
-    Write,
-}
-
-impl HttpLoop {
-    pub(super) const fn function(self) -> &'static str {
-        match self {
-            Self::Read => "net/http.(*persistConn).readLoop",
-            Self::Write => "net/http.(*persistConn).writeLoop",
+impl Objects {
+    /// Looks at stacks that are new, if the program has pools at all.
+    pub fn learn_pools<M: Memory>(&mut self, reader: &Reader<M>) {
+        if self.databases.is_some() {
+            self.learn(reader);
         }
     }
-}
 
-/// A client's connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpConnection {
-    /// Address (`*http.persistConn`).
-    pub address: u64,
-    /// Number of the goroutine.
-    pub goid: u64,
-    /// Of [`Reader::groups`].
-    pub group: u32,
-    /// Which of its two it is.
-    pub kind: HttpLoop,
-    /// `http` or `https`.
-    pub scheme: String,
-    /// Host and port.
-    pub host: String,
-    /// URL of the proxy; empty without one.
-    pub proxy: String,
-}
-
-/// Offsets in `http.persistConn`: the strings of its key.
-#[derive(Clone, Debug)]
-pub(super) struct Connections {
-    proxy: usize,
-    scheme: usize,
-    host: usize,
-    /// Bytes read.
-    len: usize,
-}
-
-impl Connections {
-    pub(super) fn find<M: Memory + ?Sized>(types: &Types<'_, M>, found: &Structs) -> Option<Self> {
-        let connection = found.get(&CONNECTION)?;
-        let held = types.structure(connection.type_of("cacheKey")?)?;
-        let base = connection.field("cacheKey")?;
-        let within = |name: &str| base.checked_add(held.field(name)?);
-        let (proxy, scheme, host) = (within("proxy")?, within("scheme")?, within("addr")?);
-        let len = proxy.max(scheme).max(host).checked_add(16)?;
-        (len <= MAX_STRUCT).then_some(Self {
-            proxy,
-            scheme,
-            host,
-            len,
-        })
-    }
-
-    fn read<M: Memory>(&self, memory: &M, bytes: &[u8]) -> Option<(String, String, String)> {
-        let scheme = text(memory, bytes, self.scheme)?;
-        let host = text(memory, bytes, self.host)?;
-        let sound = matches!(&*scheme, "http" | "https") && !host.is_empty();
-        let proxy = text(memory, bytes, self.proxy).filter(|_| sound)?;
-        Some((scheme, host, proxy))
-    }
-}
-
-/// A string whose two words lie there: short, and printable.
-fn text<M: Memory>(memory: &M, bytes: &[u8], at: usize) -> Option<String> {
-    let (start, len) = (u64_at(bytes, at)?, u64_at(bytes, at.checked_add(8)?)?);
-    if len == 0 {
-        return Some(String::new());
-    }
-    let text = memory.read(start, usize::try_from(len.min(MAX_TEXT + 1)).ok()?)?;
-    let printable = len <= MAX_TEXT && text.iter().all(u8::is_ascii_graphic);
-    printable.then(|| String::from_utf8(text).ok())?
-}
-
-impl Objects {
     /// The pools that goroutines of the last snapshot wait for a connection of, and those `known` from before.
     pub fn pools<M: Memory>(&mut self, reader: &Reader<M>, known: impl Iterator<Item = u64>) -> Vec<Pool> {
-        self.learn(reader);
+        self.learn_pools(reader);
         let Some(layout) = self.databases.as_ref().filter(|_| self.any_database) else {
             return Vec::new();
         };
-        let receivers = self.receivers(reader, waits, |sites| sites.database);
-        let mut pools: BTreeMap<u64, Pool> = BTreeMap::new();
-        for_each(reader, &receivers, layout.len, |goroutine, address, bytes| {
-            if let Some(pool) = layout.read(address, bytes) {
-                let pool = pools.entry(address).or_insert(pool);
-                pool.waiters.push(PoolWaiter {
-                    goid: goroutine.goid,
-                    group: goroutine.group,
+        let mut waiting: FxHashMap<u32, u64> = FxHashMap::default();
+        let mut asked: FxHashSet<u64> = FxHashSet::default();
+        for (_, goroutine) in reader.goroutines() {
+            let waits = goroutine.status.reason().is_some()
+                && self
+                    .sites(goroutine)
+                    .is_some_and(|sites| sites.database.is_some());
+            if waits {
+                let count = waiting.entry(goroutine.group).or_default();
+                *count += 1;
+                if *count <= ASKED_OF_GROUP && asked.len() < ASKED {
+                    asked.insert(goroutine.goid);
+                }
+            }
+        }
+        let receivers = self.receivers(
+            reader,
+            |goroutine| asked.contains(&goroutine.goid),
+            |sites| sites.database,
+        );
+        // Each pool once, while one that waits for it still stands there.
+        let mut first: BTreeMap<u64, Ask> = BTreeMap::new();
+        for &(g, goroutine, at) in receivers.iter().filter(|receiver| is_pointer(receiver.2)) {
+            if first.len() < MAX_POOLS || first.contains_key(&at) {
+                first.entry(at).or_insert(Ask {
+                    g,
+                    goroutine,
+                    at,
+                    len: layout.len,
                 });
             }
+        }
+        let asks: Vec<Ask> = first.into_values().collect();
+        let mut pools: BTreeMap<u64, Pool> = BTreeMap::new();
+        read_standing(reader, &asks, |at, bytes| {
+            let address = asks.get(at).map_or(0, |ask| ask.at);
+            if let Some(pool) = layout.read(address, bytes) {
+                pools.insert(address, pool);
+            }
         });
+        // Those of a group that were not asked wait for the same pools in the same proportions.
+        let mut votes: FxHashMap<u32, (u64, FxHashMap<u64, u64>)> = FxHashMap::default();
+        for &(_, goroutine, at) in &receivers {
+            let (all, by_pool) = votes.entry(goroutine.group).or_default();
+            *all += 1;
+            *by_pool.entry(at).or_default() += 1;
+            if let Some(pool) = pools.get_mut(&at) {
+                pool.asked.push(goroutine.goid);
+            }
+        }
+        for (group, (all, by_pool)) in votes {
+            let count = waiting.get(&group).copied().unwrap_or(0);
+            for (at, votes) in by_pool {
+                if let Some(pool) = pools.get_mut(&at) {
+                    pool.waiters.push((group, (count * votes).div_ceil(all.max(1))));
+                }
+            }
+        }
         for address in known {
             let free = || layout.read(address, &reader.memory().read(address, layout.len)?);
             if !pools.contains_key(&address)
@@ -214,63 +200,25 @@ impl Objects {
         pools.into_values().collect()
     }
 
-    /// The connections of HTTP clients that goroutines of the last snapshot serve and which are `wanted`.
-    pub fn http<M: Memory>(
-        &mut self,
-        reader: &Reader<M>,
-        wanted: impl Fn(&Goroutine) -> bool,
-    ) -> Vec<HttpConnection> {
-        self.learn(reader);
-        let Some(layout) = &self.connections else {
-            return Vec::new();
-        };
-        let mut found = Vec::new();
-        for kind in [HttpLoop::Read, HttpLoop::Write] {
-            let receivers = self.receivers(reader, &wanted, |sites| {
-                sites.http.filter(|site| site.0 == kind).map(|site| site.1)
-            });
-            for_each(reader, &receivers, layout.len, |goroutine, address, bytes| {
-                if let Some((scheme, host, proxy)) = layout.read(reader.memory(), bytes) {
-                    found.push(HttpConnection {
-                        address,
-                        goid: goroutine.goid,
-                        group: goroutine.group,
-                        kind,
-                        scheme,
-                        host,
-                        proxy,
-                    });
-                }
-            });
+    /// What goroutines of the last snapshot do with connections.
+    #[must_use]
+    pub fn pool_uses<M: Memory>(&self, reader: &Reader<M>) -> Uses {
+        let mut uses = Uses::default();
+        let mut by_group: FxHashMap<u32, u64> = FxHashMap::default();
+        for (_, goroutine) in reader.goroutines() {
+            if goroutine.status == Status::Running || goroutine.group == NO_GROUP {
+                uses.unseen += 1;
+                continue;
+            }
+            let Some(sites) = self.sites(goroutine) else {
+                continue;
+            };
+            uses.databases += u64::from(sites.serves_database);
+            if sites.uses_database {
+                *by_group.entry(goroutine.group).or_default() += 1;
+            }
         }
-        found
+        uses.by_group = by_group.into_iter().collect();
+        uses
     }
-}
-
-fn waits(goroutine: &Goroutine) -> bool {
-    goroutine.status.reason().is_some()
-}
-
-/// Reads what receivers point to.
-fn for_each<M: Memory>(
-    reader: &Reader<M>,
-    receivers: &[(u64, Goroutine, u64)],
-    len: usize,
-    mut each: impl FnMut(&Goroutine, u64, &[u8]),
-) {
-    let asks: Vec<Ask> = receivers
-        .iter()
-        .filter(|receiver| is_pointer(receiver.2))
-        .map(|&(g, goroutine, at)| Ask {
-            g,
-            goroutine,
-            at,
-            len,
-        })
-        .collect();
-    read_standing(reader, &asks, |at, bytes| {
-        if let Some(ask) = asks.get(at) {
-            each(&ask.goroutine, ask.at, bytes);
-        }
-    });
 }

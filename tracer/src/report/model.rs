@@ -615,6 +615,8 @@ document! {
         pub waits_on: Option<GoWaitsOn>,
         /// The servers whose connections they hold, as HTTP clients: most connections first.
         pub peers: Vec<GoPeer>,
+        /// Connections that were asked for their server.
+        pub peers_asked: u64,
         /// Some, longest there first.
         pub examples: Vec<GoExample>,
     }
@@ -629,6 +631,8 @@ document! {
         pub objects: u64,
         /// How many wait on nil channels only, which nothing can end.
         pub never: u64,
+        /// Some wait for a timer or a ticker.
+        pub ticks: bool,
         /// Those that most wait on.
         pub most: Vec<GoObject>,
     }
@@ -665,9 +669,9 @@ document! {
         pub scheme: String,
         /// Host and port.
         pub host: String,
-        /// URL of the proxy between; null without one.
+        /// URL of the proxy between, without name and password; null without one.
         pub proxy: Option<String>,
-        /// Connections, of those of the row that were asked.
+        /// Connections, of `peers_asked`.
         pub connections: u64,
     }
 
@@ -675,7 +679,7 @@ document! {
     pub struct GoPool {
         /// Where it lies.
         pub address: String,
-        /// Connections that it may open (`SetMaxOpenConns`); 0: any number.
+        /// Connections that it may open (`SetMaxOpenConns`).
         pub max_open: u64,
         /// Connections that it had open at the end, or was opening.
         pub open: u64,
@@ -685,29 +689,47 @@ document! {
         pub waiting: u64,
         /// How often somebody had to wait since it was first seen, by its own count.
         pub waits: u64,
-        /// How long those waited who got one since then, all together, by its own count.
+        /// What those waits took that ended since then, by its own count: of those who got one, and of those who gave up.
         pub wait_total_ns: Option<u64>,
         /// Snapshots in which all its connections were in use and somebody waited.
         pub exhausted_samples: u64,
         /// Part of the window that those stand for, 0 to 1.
         pub exhausted_share: f64,
-        /// How many waited on average.
+        /// How many waited on average, in that part.
         pub mean_waiting: f64,
         /// Where they waited: most first.
         pub waiters: Vec<GoPoolStack>,
-        /// What the program did with connections meanwhile: most first. Null when it has several such pools: whose they are cannot be told.
-        pub in_use: Option<Vec<GoPoolStack>>,
+        /// What the program did with connections meanwhile; null when it has several pools: whose they are cannot be told.
+        pub in_use: Option<GoPoolUses>,
+    }
+
+    /// What a program did with its connections while all were in use: numbers of goroutines, on average.
+    pub struct GoPoolUses {
+        /// In calls of the database.
+        pub query: f64,
+        /// Opening or closing connections.
+        pub connect: f64,
+        /// Of the pool's own goroutine that opens connections for those who wait, one after the other: how much of the time it was at it.
+        pub opener: f64,
+        /// Watching over `sql.Rows` that are open.
+        pub rows: f64,
+        /// Watching over transactions that are open.
+        pub transaction: f64,
+        /// Running, or moving while they were read: what they did is not known.
+        pub unseen: f64,
+        /// Where: most first.
+        pub by_stack: Vec<GoPoolStack>,
     }
 
     /// Goroutines that wait for, or use, connections of a pool.
     pub struct GoPoolStack {
         /// Where.
         pub stack: Option<StackKey>,
-        /// `waits`; `query`: in a call of the database; `rows`: watches over `sql.Rows` that are open; `transaction`: over an open `sql.Tx`.
+        /// What they do.
         pub does: GoPoolUse,
         /// Function that made them.
         pub created_by: Option<String>,
-        /// How many on average.
+        /// How many on average, while all connections were in use.
         pub mean: f64,
     }
 
@@ -949,6 +971,10 @@ words! {
         Waits,
         /// Are in a call of the database.
         Query,
+        /// Open or close one.
+        Connect,
+        /// Opens one for who waits.
+        Open,
         /// Watch over open `sql.Rows`.
         Rows,
         /// Watch over an open `sql.Tx`.

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::hist::hist;
 use super::model::{
     Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoChannel,
-    GoCreator, GoExample, GoGc, GoObject, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoSnapshots, GoStack,
-    GoWait, GoWaitsOn, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed,
+    GoCreator, GoExample, GoGc, GoObject, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoPoolUses, GoSnapshots,
+    GoStack, GoWait, GoWaitsOn, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed,
     Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame,
     StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
@@ -33,6 +33,7 @@ fn own_channels() -> GoWaitsOn {
         known: 255,
         objects: 251,
         never: 0,
+        ticks: false,
         most: vec![GoObject {
             kind: LockKind::GoChan,
             address: "0xc00011a0c0".to_owned(),
@@ -67,7 +68,15 @@ fn exhausted_pool() -> GoPool {
             created_by: Some("net/http.(*Server).Serve".to_owned()),
             mean: 11.3,
         }],
-        in_use: Some(Vec::new()),
+        in_use: Some(GoPoolUses {
+            query: 9.7,
+            connect: 0.0,
+            opener: 0.0,
+            rows: 0.1,
+            transaction: 0.0,
+            unseen: 0.2,
+            by_stack: Vec::new(),
+        }),
     }
 }
 
@@ -96,6 +105,7 @@ fn goroutines() -> Go {
             proxy: Some("http://proxy.example:3128".to_owned()),
             connections: 97,
         }],
+        peers_asked: 97,
         examples: vec![GoExample {
             goid: 1023,
             parent_goid: Some(97),
@@ -127,6 +137,7 @@ fn goroutines() -> Go {
         growth_per_s: 0.0,
         waits_on: None,
         peers: Vec::new(),
+        peers_asked: 0,
         examples: Vec::new(),
         created_by: None,
         created_at: None,

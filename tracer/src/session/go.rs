@@ -222,10 +222,16 @@ impl GoTarget {
             return;
         };
         self.goroutines.snapshot(now_ns);
-        let pools = self.objects.pools(&self.reader, self.pools.addresses());
-        self.pools.observe(pools, now_ns);
+        // Stacks that are new are looked at once: that is no measure of what the next snapshot takes.
+        let learning = host::own_cpu();
+        self.objects.learn_pools(&self.reader);
+        let learning = host::own_cpu().saturating_sub(learning);
+        let (objects, reader) = (&mut self.objects, &self.reader);
+        let pools = objects.pools(reader, self.pools.addresses());
+        self.pools.observe(pools, || objects.pool_uses(reader), now_ns);
         let took = host::own_cpu().saturating_sub(cpu).saturating_sub(others);
         self.cpu += took;
+        let took = took.saturating_sub(learning);
         self.interval = (took * SHARE).clamp(SHORTEST, LONGEST);
         let sum = &mut self.tally;
         sum.alive = tally.alive;

@@ -25,11 +25,12 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         {
             continue;
         }
+        let ticks = row.waits_on.as_ref().is_some_and(|on| on.ticks);
         let known = row
             .stack
             .as_ref()
             .and_then(|key| names.id(key))
-            .and_then(|id| go_shapes::of(names.frames(id), row.wait_reason.as_deref(), ticks(row)));
+            .and_then(|id| go_shapes::of(names.frames(id), row.wait_reason.as_deref(), ticks));
         if known.is_some_and(Shape::never_leaks) {
             continue;
         }
@@ -90,23 +91,20 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
 
 /// Hosts that their connections go to.
 fn to(row: &GoStack) -> String {
-    let asked: u64 = row.peers.iter().map(|peer| peer.connections).sum();
+    let asked = row.peers_asked;
     let Some(most) = row.peers.first() else {
         return String::new();
     };
     let host = format!("{}://{}", most.scheme, most.host);
     if most.connections == asked {
-        format!("all to {host}; ")
+        format!("all {} asked to {host}; ", count(asked))
     } else {
-        format!("{} of {} to {host}; ", count(most.connections), count(asked))
+        format!(
+            "{} of {} asked to {host}; ",
+            count(most.connections),
+            count(asked)
+        )
     }
-}
-
-/// Some of them wait for a time to come.
-fn ticks(row: &GoStack) -> bool {
-    let objects = row.waits_on.iter().flat_map(|on| &on.most);
-    let mut channels = objects.filter_map(|object| object.channel.as_ref());
-    channels.any(|channel| channel.ticks)
 }
 
 /// With a capital and a full stop.

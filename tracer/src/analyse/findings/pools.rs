@@ -8,7 +8,7 @@ use crate::{
     report::{
         frames::{cut, without_path},
         model::{Finding, Go, GoPool, GoPoolStack, GoPoolUse, Severity},
-        units::{count, counted, duration, percent, plain},
+        units::{counted, duration, percent, plain},
     },
 };
 
@@ -20,32 +20,17 @@ const FELT: f64 = 0.1;
 const HURTS: f64 = 0.5;
 /// Of the connections, those that a program must be seen to use before it is said which of them it is.
 const SEEN: f64 = 0.5;
+/// Part of the time that a pool opens connections from which that is why others wait.
+const OPENING: f64 = 0.5;
 /// Uses named.
 const NAMED: usize = 2;
 
 pub(super) fn exhausted(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
     for pool in &go.pools {
-        if pool.exhausted_samples < MIN_SAMPLES || pool.exhausted_share < WORTH {
+        if pool.exhausted_samples < MIN_SAMPLES || pool.exhausted_share < WORTH || pool.waits == 0 {
             continue;
         }
-        let waiter = pool.waiters.first();
-        let who = waiter.map_or_else(
-            || "code without a name".into(),
-            |row| function(names, row.stack.as_ref()),
-        );
-        let mean = pool
-            .wait_total_ns
-            .zip(Some(pool.waits.saturating_sub(pool.waiting)).filter(|&ended| ended > 0))
-            .map(|(total, ended)| total / ended);
-        let waits = match mean {
-            Some(mean) => format!(
-                "{}, {} each on average",
-                counted(pool.waits, "wait"),
-                duration(mean)
-            ),
-            None => format!("{}, none of which has ended", counted(pool.waits, "wait")),
-        };
-        let (users, held) = users(pool, names);
+        let (held, words) = held(pool, names);
         found.push(Finding {
             id: "pool.exhausted".into(),
             severity: if pool.exhausted_share >= HURTS {
@@ -55,15 +40,19 @@ pub(super) fn exhausted(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>
             } else {
                 Severity::Low
             },
-            confidence: if pool.exhausted_samples >= 3 * MIN_SAMPLES { 0.95 } else { 0.8 },
+            confidence: if pool.exhausted_samples >= 3 * MIN_SAMPLES {
+                0.95
+            } else {
+                0.8
+            },
             title: format!(
-                "pool of {} exhausted {} of the time: {:.1} goroutines wait in {}",
+                "pool of {} exhausted {} of the time: {:.1} goroutines wait then{}",
                 counted(pool.max_open, "connection"),
                 plain(&percent(pool.exhausted_share)),
                 pool.mean_waiting,
-                cut(without_path(&who), SUBJECT),
+                place(pool, names),
             ),
-            detail: format!("in database/sql.(*DB).conn: {waits}; {users}"),
+            detail: format!("in database/sql.(*DB).conn: {}; {words}", waits(pool)),
             evidence: evidence(&[
                 ("address", json!(pool.address)),
                 ("max_open", json!(pool.max_open)),
@@ -74,17 +63,37 @@ pub(super) fn exhausted(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>
                 ("mean_waiting", json!(pool.mean_waiting)),
                 ("in_use", json!(pool.in_use)),
             ]),
-            remedy: match held {
-                Held::Outside => "Give connections back before doing other work: close Rows and Conns, end transactions; look for a path that forgets it.",
-                Held::Left => "Connections are taken and not given back: close Rows (defer rows.Close()), end transactions (defer tx.Rollback()) and close Conns on every path.",
-                Held::Rows => "Read Rows to their end and close them at once: each keeps its connection until then.",
-                Held::Transactions => "Shorten transactions: each keeps its connection from begin to end. Do no other work inside.",
-                Held::Queries | Held::Unknown => "Make what holds connections shorter, or raise SetMaxOpenConns if the database allows it; give requests a timeout.",
-            }
-            .into(),
-            stack: waiter.and_then(|row| row.stack.clone()),
+            remedy: held.remedy().into(),
+            stack: pool.waiters.first().and_then(|row| row.stack.clone()),
             lock: None,
         });
+    }
+}
+
+/// Where they wait.
+fn place(pool: &GoPool, names: &mut Names<'_>) -> String {
+    let Some(first) = pool.waiters.first() else {
+        return String::new();
+    };
+    let caller = caller(first, names);
+    let caller = cut(without_path(&caller), SUBJECT);
+    if pool.waiters.len() == 1 {
+        format!(" in {caller}")
+    } else {
+        format!(", most ({:.1}) in {caller}", first.mean)
+    }
+}
+
+fn waits(pool: &GoPool) -> String {
+    let ended = pool.waits.saturating_sub(pool.waiting);
+    let mean = pool.wait_total_ns.and_then(|total| total.checked_div(ended));
+    match mean {
+        Some(mean) => format!(
+            "{}, {} each on average",
+            counted(pool.waits, "wait"),
+            duration(mean)
+        ),
+        None => format!("{}, none of which has ended", counted(pool.waits, "wait")),
     }
 }
 
@@ -92,76 +101,130 @@ pub(super) fn exhausted(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
     Queries,
-    Rows,
+    Connecting,
     Transactions,
-    /// By who does something else with them.
+    Rows,
+    /// By who does something else with them, or forgot them.
     Outside,
     /// By nobody: none was given back.
     Left,
     Unknown,
 }
 
-/// In words.
-fn users(pool: &GoPool, names: &mut Names<'_>) -> (String, Held) {
-    let Some(rows) = &pool.in_use else {
-        return (
-            "the program has several pools: what holds this one's connections cannot be told".into(),
-            Held::Unknown,
-        );
-    };
-    let mean = |does: GoPoolUse| {
-        let of_kind = rows.iter().filter(|row| row.does == does);
-        of_kind.map(|row| row.mean).sum::<f64>()
-    };
-    let (queries, open, transactions) = (
-        mean(GoPoolUse::Query),
-        mean(GoPoolUse::Rows),
-        mean(GoPoolUse::Transaction),
-    );
-    let connections = pool.max_open as f64 * pool.exhausted_share;
-    // Rows within a transaction share its connection.
-    let kinds = [
-        (queries, Held::Queries),
-        (transactions, Held::Transactions),
-        (open, Held::Rows),
-    ];
-    let most = kinds.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
-    let Some((_, held)) = most.filter(|(mean, _)| *mean >= SEEN * connections) else {
-        let seen = queries.max(open).max(transactions);
-        let seen = if seen < 0.05 {
-            "none".into()
-        } else {
-            format!("{seen:.1}")
-        };
-        let of = count(pool.max_open);
-        return if pool.waits > pool.waiting {
-            let words = format!(
-                "{seen} of the {of} connections are in a call of the database on average: the others are kept while the program does something else"
-            );
-            (words, Held::Outside)
-        } else {
-            let words = format!(
-                "{seen} of the {of} connections are in a call of the database: the others are not given back"
-            );
-            (words, Held::Left)
-        };
-    };
-    let held_by = match held {
-        Held::Rows => format!("open Rows, {open:.1} on average"),
-        Held::Transactions => format!("open transactions, {transactions:.1} on average"),
-        _ => {
-            let calls = rows.iter().filter(|row| row.does == GoPoolUse::Query);
-            let named: Vec<String> = calls
-                .take(NAMED)
-                .map(|row| {
-                    let caller = caller(row, names);
-                    format!("{:.1} in {}", row.mean, cut(without_path(&caller), SUBJECT))
-                })
-                .collect();
-            format!("queries, {queries:.1} on average: {}", named.join(", "))
+impl Held {
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Queries | Self::Unknown => {
+                "Make what holds connections shorter, or raise SetMaxOpenConns if the database allows it; give requests a timeout."
+            }
+            Self::Connecting => {
+                "Keep connections instead of opening new ones: raise SetMaxIdleConns to SetMaxOpenConns (its default is 2), and SetConnMaxLifetime."
+            }
+            Self::Transactions => {
+                "Shorten transactions: each keeps its connection from begin to end, whatever else is done meanwhile."
+            }
+            Self::Rows => {
+                "Read Rows to their end and close them at once: each keeps its connection until then."
+            }
+            Self::Outside => {
+                "Give connections back before doing other work, and on every path: close Rows and Conns, end transactions."
+            }
+            Self::Left => {
+                "Connections are taken and not given back: close Rows (defer rows.Close()), end transactions (defer tx.Rollback()) and close Conns on every path."
+            }
         }
+    }
+}
+
+/// By what, and that in words.
+fn held(pool: &GoPool, names: &mut Names<'_>) -> (Held, String) {
+    let Some(uses) = &pool.in_use else {
+        let words = "the program has several pools: what holds this one's connections cannot be told";
+        return (Held::Unknown, words.into());
     };
-    (format!("the connections are held by {held_by}"), held)
+    let all = pool.max_open as f64;
+    let enough = SEEN * all;
+    // Transactions last longer than the queries in them, and Rows longer than the reading of them.
+    let busy = uses.query + uses.connect;
+    // What its one opener has not come to yet counts as open.
+    if busy < enough && uses.opener >= OPENING {
+        let words = format!(
+            "connections are opened anew {} of the time, one after the other",
+            plain(&percent(uses.opener.min(1.0)))
+        );
+        return (Held::Connecting, words);
+    }
+    if busy >= enough && uses.connect > uses.query {
+        let words = format!(
+            "{:.1} of the connections are being opened or closed",
+            uses.connect
+        );
+        return (Held::Connecting, words);
+    }
+    if busy >= enough {
+        let mut callers: Vec<(String, f64)> = Vec::new();
+        for row in uses.by_stack.iter().filter(|row| row.does == GoPoolUse::Query) {
+            let name = caller(row, names);
+            match callers.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, mean)) => *mean += row.mean,
+                None => callers.push((name, row.mean)),
+            }
+        }
+        callers.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let named: Vec<String> = callers
+            .iter()
+            .take(NAMED)
+            .map(|(name, mean)| format!("{mean:.1} in {}", cut(without_path(name), SUBJECT)))
+            .collect();
+        let inside = if uses.transaction >= enough {
+            ", most of them inside transactions"
+        } else {
+            ""
+        };
+        let words = format!(
+            "the connections are held by queries{inside}, {:.1} on average: {}",
+            uses.query,
+            named.join(", ")
+        );
+        return (Held::Queries, words);
+    }
+    if uses.transaction >= enough {
+        let words = format!(
+            "the connections are held by {:.1} open transactions, {:.1} of them in a query",
+            uses.transaction, uses.query
+        );
+        return (Held::Transactions, words);
+    }
+    if uses.rows.min(all) >= enough {
+        let words = format!(
+            "the connections are held by {:.1} open Rows, {:.1} of them in a query",
+            uses.rows, uses.query
+        );
+        return (Held::Rows, words);
+    }
+    let seen = busy.max(uses.transaction).max(uses.rows.min(all));
+    if seen + uses.unseen >= enough {
+        let words = format!(
+            "what holds the connections cannot be told: {:.1} goroutines were running, or could not be read",
+            uses.unseen
+        );
+        return (Held::Unknown, words);
+    }
+    let few = if seen < 0.05 {
+        "none".to_owned()
+    } else {
+        format!("{seen:.1}")
+    };
+    let of = counted(pool.max_open, "connection");
+    if pool.waits > pool.waiting {
+        let words = format!(
+            "{few} of {of} in a call of the database: the others are kept meanwhile, or were not given back"
+        );
+        (Held::Outside, words)
+    } else {
+        let words = format!("{few} of {of} in a call of the database: the others are not given back");
+        (Held::Left, words)
+    }
 }
 
 /// The function that calls `database/sql`.
