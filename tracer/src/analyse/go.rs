@@ -134,6 +134,9 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
         by_creator,
         waits: waits(target, &mut places, names),
         gc: target.gc.clone(),
+        profiles: None,
+        proof: None,
+        written: Vec::new(),
         snapshots: GoSnapshots {
             count: account.snapshots(),
             interval_ns: target.interval_ns,

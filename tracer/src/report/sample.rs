@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoCreator,
-    GoExample, GoGc, GoSnapshots, GoStack, GoWait, Hist, Holder, Host, Lock, LockKind, Losses, Memory,
-    MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA,
-    Severity, StackFrame, StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow,
-    WakerRow, Window,
+    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoBlocked,
+    GoCreator, GoExample, GoGc, GoOutcome, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait,
+    GoWritten, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes,
+    Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey,
+    StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -108,6 +108,39 @@ fn goroutines() -> Go {
             unreadable: 0,
             bytes: 9_700_000,
         },
+        profiles: Some(GoProfiles {
+            block: vec![GoBlocked {
+                stack: Some("3".into()),
+                count: 23,
+                total_ns: 970 * MS,
+            }],
+            mutex: Vec::new(),
+            block_rate_ns: 10_000,
+            mutex_fraction: 1,
+            own_rates: false,
+            unreadable: 0,
+        }),
+        proof: Some(GoProof {
+            searches: 1,
+            blocked: 900,
+            goroutines: 97,
+            by_stack: vec![GoProved {
+                stack: Some("3".into()),
+                created_by: Some("main.fanOut".into()),
+                created_at: Some("/srv/src/fan.go:97".into()),
+                wait_reason: Some("chan send".into()),
+                count: 97,
+                examples: vec![23, 29],
+            }],
+        }),
+        written: vec![GoWritten {
+            what: "runtime.blockprofilerate".into(),
+            address: "0xf21260".into(),
+            old: 0,
+            new: 26_000,
+            restored: true,
+            outcome: GoOutcome::Restored,
+        }],
     }
 }
 
