@@ -269,6 +269,8 @@ fn go_write_leaves_a_program_that_profiles_itself_alone() {
     workload.quit();
 }
 
+type End<'a> = &'a dyn Fn(&Process);
+
 /// However ctrace ends.
 #[test]
 fn go_write_is_undone_however_ctrace_ends() {
@@ -283,7 +285,7 @@ fn go_write_is_undone_however_ctrace_ends() {
         // SAFETY: kill(2) of a group that was made for this process.
         assert_eq!(unsafe { libc::kill(-process.pid().cast_signed(), signal) }, 0);
     };
-    let ends: [(&str, &dyn Fn(&Process)); 6] = [
+    let ends: [(&str, End<'_>); 6] = [
         ("Ctrl-C", &|ctrace| ctrace.signal(libc::SIGINT)),
         ("Ctrl-C twice, to all of its group", &|ctrace| {
             group(ctrace, libc::SIGINT);
@@ -292,7 +294,7 @@ fn go_write_is_undone_however_ctrace_ends() {
         ("SIGKILL", &|ctrace| ctrace.signal(libc::SIGKILL)),
         ("SIGKILL of its group", &|ctrace| group(ctrace, libc::SIGKILL)),
         ("a closed terminal", &|ctrace| group(ctrace, libc::SIGHUP)),
-        ("a crash", &|ctrace| ctrace.signal(libc::SIGSEGV)),
+        ("an abort", &|ctrace| ctrace.signal(libc::SIGABRT)),
     ];
     for (name, end) in ends {
         let (mut ctrace, words) = writing(&workload, &["--go-write"]);

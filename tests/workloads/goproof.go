@@ -67,9 +67,15 @@ func abandonSelect() {
 	}()
 }
 
+// What is smaller shares its memory with others that may be reachable, and the collector cannot tell them apart.
+type table struct {
+	sync.Mutex
+	rows []int
+}
+
 //go:noinline
 func abandonLock() {
-	lock := new(sync.Mutex)
+	lock := new(table)
 	lock.Lock()
 	keep(lock)
 	go func() {
@@ -80,12 +86,15 @@ func abandonLock() {
 
 //go:noinline
 func abandonGroup() {
-	group := new(sync.WaitGroup)
-	group.Add(1)
-	keep(group)
+	work := new(struct {
+		sync.WaitGroup
+		results []int
+	})
+	work.Add(1)
+	keep(work)
 	go func() {
 		atomic.AddInt32(&begun, 1)
-		group.Wait()
+		work.Wait()
 	}()
 }
 

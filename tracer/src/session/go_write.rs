@@ -39,6 +39,8 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 const READ_SHARE: u32 = 200;
 /// Of mutexes all events are recorded: it costs less than a part of those of blocking.
 const MUTEX_FRACTION: u64 = 1;
+/// Times that beginning with a process is tried, a quarter of a second apart: it may just be becoming another program.
+const TRIES: u32 = 4;
 /// Goroutines remembered as leaked.
 const MAX_PROVED: usize = 1 << 20;
 
@@ -137,11 +139,16 @@ pub struct Site {
     pub refused: Vec<String>,
 }
 
+/// Begins the sentence that says so.
+pub const NOTHING: &str = "--go-write wrote nothing into it";
+
 /// All of it.
 pub struct GoWriter {
     asked: Option<GoWrite>,
     since: Moment,
     sites: BTreeMap<u32, Site>,
+    /// Processes that could not be begun with: how often it was tried, and why not.
+    failed: BTreeMap<u32, (u32, String)>,
     over: bool,
 }
 
@@ -153,6 +160,7 @@ impl GoWriter {
             asked,
             since: Moment::now(),
             sites: BTreeMap::new(),
+            failed: BTreeMap::new(),
             over: false,
         }
     }
@@ -163,17 +171,19 @@ impl GoWriter {
             return;
         };
         for (pid, target) in go.iter() {
-            if self.sites.contains_key(&pid) || target.goroutines.snapshots() == 0 {
+            let tried = self.failed.get(&pid).map_or(0, |(tries, _)| *tries);
+            if self.sites.contains_key(&pid) || tried >= TRIES || target.goroutines.snapshots() == 0 {
                 continue;
             }
             match Site::open(pid, target, asked, &self.since) {
-                Ok(site) => self.sites.insert(pid, site),
-                // It has ended, or begun another program, which will be looked at when that is known.
-                Err(error) => {
-                    log::info!("nothing is written into {pid}: {error}");
-                    continue;
+                Ok(site) => {
+                    self.failed.remove(&pid);
+                    self.sites.insert(pid, site);
                 }
-            };
+                Err(error) => {
+                    self.failed.insert(pid, (tried + 1, error.to_string()));
+                }
+            }
         }
     }
 
@@ -226,9 +236,22 @@ impl GoWriter {
     }
 
     /// Processes, and what was not done to them, and why.
-    pub fn refused(&self) -> impl Iterator<Item = (u32, &str)> {
-        let all = self.sites.iter();
-        all.flat_map(|(&pid, site)| site.refused.iter().map(move |why| (pid, &**why)))
+    pub fn refused(&self) -> impl Iterator<Item = (u32, String)> {
+        let parts = self
+            .sites
+            .iter()
+            .flat_map(|(&pid, site)| site.refused.iter().map(move |why| (pid, why.clone())));
+        let whole = self
+            .failed
+            .iter()
+            .map(|(&pid, (_, why))| (pid, format!("{NOTHING}: {why}")));
+        parts.chain(whole)
+    }
+
+    /// Nothing was begun with.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.sites.is_empty() && self.failed.is_empty()
     }
 
     /// It was asked for.
@@ -412,10 +435,12 @@ impl Site {
                 let room = MAX_PROVED.saturating_sub(proof.leaked.len());
                 proof.leaked.extend(leaked.into_iter().take(room));
             }
-            Step::Resting(until) if idle && Instant::now() >= until => {
-                if poke(&self.memory.0, &proof.entry, proof.entry.new).is_ok() {
-                    proof.step = Step::Asked;
-                }
+            Step::Resting(until)
+                if idle
+                    && Instant::now() >= until
+                    && poke(&self.memory.0, &proof.entry, proof.entry.new).is_ok() =>
+            {
+                proof.step = Step::Asked;
             }
             _ => {}
         }

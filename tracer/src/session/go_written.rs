@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     go::{GoTarget, GoTargets},
-    go_write::{GoWriter, Profile, Proof, Written},
+    go_write::{GoWriter, NOTHING, Profile, Proof, Written},
     watchdog::Fate,
 };
 use crate::{
@@ -58,20 +58,15 @@ pub(super) fn hints(targets: &[Target], writer: &GoWriter) -> Vec<Hint> {
             frames: 0,
         })
     };
-    let mut all: Vec<Hint> = writer
-        .refused()
-        .filter_map(|(pid, why)| hint(pid, why.to_owned()))
-        .collect();
-    let untouched = targets
-        .iter()
-        .filter(|target| writer.is_asked() && writer.site(target.pid).is_none());
+    let mut all: Vec<Hint> = writer.refused().filter_map(|(pid, why)| hint(pid, why)).collect();
+    let untouched = targets.iter().filter(|_| writer.is_asked() && writer.is_idle());
     all.extend(untouched.filter_map(|target| {
         let why = if target.runtime.starts_with("go") {
-            "it could not be read as a Go program"
+            "its goroutines could not be read"
         } else {
             "it is no Go program"
         };
-        hint(target.pid, format!("--go-write wrote nothing into it: {why}"))
+        hint(target.pid, format!("{NOTHING}: {why}"))
     }));
     all
 }

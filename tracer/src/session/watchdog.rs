@@ -164,15 +164,20 @@ impl Watchdog {
             child,
             answer: io::BufReader::new(answer),
         };
-        let mut order = format!("{} {}\n", passed[0], passed[1]);
-        for entry in entries {
-            order += &format!(
-                "{:x} {} {:x} {:x}\n",
+        let mut order = vec![format!("{} {}", passed[0], passed[1])];
+        let line = |entry: &Entry| {
+            format!(
+                "{:x} {} {:x} {:x}",
                 entry.address, entry.len, entry.old, entry.new
-            );
-        }
-        order += "arm\n";
-        watchdog.tell(&order)?;
+            )
+        };
+        order.extend(entries.iter().map(line));
+        order.push(
+            "arm
+"
+            .to_owned(),
+        );
+        watchdog.tell(&order.join("\n"))?;
         match watchdog.hear(PATIENCE) {
             Some(line) if line == ARMED => Ok(watchdog),
             Some(line) => Err(io::Error::other(line)),

@@ -78,3 +78,86 @@ fn finding(row: &GoProved, proved: u64, names: &mut Names<'_>) -> Finding {
         lock: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        report::{model::GoProof, sample},
+        stacks::{KernelSymbols, Stacks, Symbolizer},
+    };
+
+    fn told(found: &mut Vec<Finding>, by_stack: Vec<GoProved>) {
+        let mut go = sample::contended().go.unwrap();
+        go.proof = Some(GoProof {
+            searches: 1,
+            blocked: 900,
+            goroutines: by_stack.iter().map(|row| row.count).sum(),
+            by_stack,
+        });
+        let (mut stacks, mut symbolizer, mut kernel) =
+            (Stacks::new(), Symbolizer::new(), KernelSymbols::new());
+        leaks(
+            &go,
+            &mut Names::new(&mut stacks, &mut symbolizer, &mut kernel),
+            found,
+        );
+    }
+
+    fn row(place: &str, reason: &str, count: u64) -> GoProved {
+        GoProved {
+            stack: None,
+            created_by: Some("main.fanOut".to_owned()),
+            created_at: Some(place.to_owned()),
+            wait_reason: Some(reason.to_owned()),
+            count,
+            examples: vec![23],
+        }
+    }
+
+    #[test]
+    fn each_go_statement_is_one_finding_and_a_known_one_gets_sure() {
+        let rows = || {
+            vec![
+                row("a.go:1", "chan send", 97),
+                row("b.go:2", "select", 23),
+                row("a.go:1", "select", 5),
+            ]
+        };
+        let mut found = Vec::new();
+        told(&mut found, rows());
+        let titles: Vec<&str> = found.iter().map(|finding| &*finding.title).collect();
+        assert_eq!(
+            titles,
+            [
+                "main.fanOut leaked goroutines: 102 stuck in code whose stack was not taken (chan send), proved by the collector",
+                "main.fanOut leaked goroutines: 23 stuck in code whose stack was not taken (select), proved by the collector",
+            ]
+        );
+        assert!(
+            found
+                .iter()
+                .all(|finding| (finding.severity, finding.confidence) == (Severity::Medium, 1.0))
+        );
+        // The same once more: what is told already is not told again.
+        found.truncate(1);
+        found[0].confidence = 0.3;
+        told(&mut found, rows());
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].severity, found[0].confidence), (Severity::High, 1.0));
+        assert!(
+            found[0]
+                .detail
+                .starts_with("102 of them proved by the collector; "),
+            "{}",
+            found[0].detail
+        );
+    }
+
+    #[test]
+    fn a_search_that_found_none_says_nothing() {
+        let mut found = Vec::new();
+        told(&mut found, Vec::new());
+        assert!(found.is_empty());
+    }
+}

@@ -4,7 +4,7 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use crate::report::frames::without_path;
-use crate::report::model::{Go, GoBlocked, GoOutcome, GoProfiles, GoProof, GoWritten};
+use crate::report::model::{Go, GoBlocked, GoOutcome, GoProfiles, GoProof, GoWritten, StackKey};
 use crate::report::units::{count, counted, time};
 
 impl View<'_> {
@@ -58,6 +58,7 @@ impl View<'_> {
             .take(self.top())
             .map(|row| {
                 vec![
+                    self.leaf(row.stack.as_ref()),
                     time(row.total_ns),
                     count(row.count),
                     time(row.total_ns / row.count.max(1)),
@@ -69,6 +70,7 @@ impl View<'_> {
             return Vec::new();
         }
         let columns = [
+            Column::Text(""),
             Column::Number("time"),
             Column::Number("count"),
             Column::Number("mean"),
@@ -77,6 +79,13 @@ impl View<'_> {
         let mut lines = self.page.table(heading, &columns, &cells);
         lines.extend(self.rest(2, rows.len(), self.top(), "stack"));
         lines
+    }
+
+    /// The function that was waited in: it tells for what.
+    fn leaf(&self, key: Option<&StackKey>) -> String {
+        let frames = key.and_then(|key| self.report.stacks.get(key));
+        let function = frames.and_then(|frames| frames.first()?.function.as_deref());
+        function.map_or_else(|| "?".to_owned(), |function| name(function, 28))
     }
 
     fn go_proof(&self, proof: &GoProof) -> Vec<String> {
