@@ -330,7 +330,7 @@ impl Site {
         let mutex = word(profiler.mutex_fraction, MUTEX_FRACTION)?;
         let mut buckets = Buckets::default();
         let before = buckets
-            .read(&self.memory, program, &profiler)
+            .read(&self.memory, &|pc| program.step(pc).is_some(), &profiler)
             .ok_or("its tables cannot be read")?;
         for (what, entry) in [
             ("runtime.blockprofilerate", block),
@@ -477,7 +477,11 @@ impl Site {
         };
         let begun = Instant::now();
         // When the process has ended, or runs another program, what was read last stays.
-        if let Some(reading) = profile.buckets.read(&self.memory, program, &profile.profiler) {
+        if let Some(reading) =
+            profile
+                .buckets
+                .read(&self.memory, &|pc| program.step(pc).is_some(), &profile.profiler)
+        {
             profile.after = reading;
         }
         profile.due = Instant::now() + (begun.elapsed() * READ_SHARE).max(READ_EVERY);
