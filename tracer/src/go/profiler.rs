@@ -37,6 +37,8 @@ const HEADER: usize = 48;
 const SUM: usize = 16;
 /// Addresses of a record: the runtime's own limit is 1,024 and a few.
 const MAX_STACK: u64 = 1100;
+/// No address: `logicalStackSentinel`.
+const MARK: u64 = u64::MAX;
 /// Records of one list.
 const MAX_RECORDS: usize = 1 << 16;
 
@@ -276,9 +278,19 @@ impl Buckets {
         }
         let stack = || {
             let bytes = memory.read(at.checked_add(HEADER as u64)?, 8 * record.len)?;
-            let stack: Box<[u64]> = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0)).collect();
+            let words = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0));
+            // Go 1.22 and 1.23 begin some with a mark: calls inlined are frames of their own there, as they are everywhere else.
+            let stack: Box<[u64]> = words
+                .enumerate()
+                .filter(|&one| one != (0, MARK))
+                .map(|(_, pc)| pc)
+                .collect();
             let code = |pc: &u64| pc.checked_sub(1).is_some_and(is_code);
-            stack.iter().all(code).then_some(stack)
+            let sound = !stack.is_empty() && stack.iter().all(code);
+            if !sound {
+                log::debug!("a stack of Go's profiler that is none: {stack:x?}");
+            }
+            sound.then_some(stack)
         };
         let Some(stack) = stack() else { return false };
         self.stacks.insert(at, stack);
@@ -312,7 +324,7 @@ impl Record {
         let kinds = [Kind::Block, Kind::Mutex];
         let kind = kinds.into_iter().find(|kind| kind.number() == number)?;
         // What was blocked has no size, what was allocated has.
-        let sound = is_address(next) && is_address(after) && size == 0 && (1..=MAX_STACK).contains(&len);
+        let sound = is_address(next) && is_address(after) && size == 0 && len <= MAX_STACK;
         sound.then_some(Self {
             kind,
             after,
@@ -421,8 +433,11 @@ mod tests {
                 "{word} {value:#x}"
             );
         }
+        // So is one without a stack.
+        let reading = damaged(26, 0).unwrap();
+        assert_eq!((reading.unreadable, reading.sums.len()), (1, 2));
         // A list that leads elsewhere is none.
-        for (word, value) in [(4, 8), (4, at(12)), (23, 1), (25, 8), (26, 0), (26, u64::MAX)] {
+        for (word, value) in [(4, 8), (4, at(12)), (23, 1), (25, 8), (26, u64::MAX)] {
             assert_eq!(damaged(word, value), None, "{word} {value:#x}");
         }
         // A head that leads to no record is that of something else, and the same list twice is none.
@@ -432,6 +447,18 @@ mod tests {
         // A circle has an end.
         let circle = damaged(22, at(3)).unwrap();
         assert!(circle.cut && circle.sums.len() == 3);
+    }
+
+    #[test]
+    fn a_mark_is_no_address() {
+        let (mut image, profiler) = image();
+        image.0[27] = MARK;
+        let mut buckets = Buckets::default();
+        let reading = buckets.read(&image, &is_code, &profiler).unwrap();
+        assert_eq!(
+            (reading.unreadable, buckets.stack(at(21))),
+            (0, Some(&[0x40_3000][..]))
+        );
     }
 
     #[test]
