@@ -29,6 +29,8 @@ mod go_pools;
 mod go_samples;
 #[path = "kernel/go_waits_on.rs"]
 mod go_waits_on;
+#[path = "kernel/go_write.rs"]
+mod go_write;
 #[path = "kernel/goroutines.rs"]
 mod goroutines;
 #[path = "kernel/goroutines_grammar.rs"]

@@ -1,5 +1,6 @@
 //! Diagnoses: each with its threshold, its evidence and its remedy. Silent where nothing is wrong.
 
+mod go_proof;
 mod goroutines;
 mod pools;
 
@@ -47,6 +48,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     for go in facts.go {
         goroutines::leaks(go, names, &mut found);
         pools::exhausted(go, names, &mut found);
+        go_proof::leaks(go, names, &mut found);
         if let Some(gc) = &go.gc {
             found.extend(super::gc::findings(gc, facts.window_ns, facts.time.running_ns));
         }

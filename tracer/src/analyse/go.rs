@@ -150,6 +150,9 @@ pub fn go(
         waits: waits(target, &mut places, names),
         pools: go_pools::pools(target, &mut places, names),
         gc: target.gc.clone(),
+        profiles: None,
+        proof: None,
+        written: Vec::new(),
         snapshots: GoSnapshots {
             count: account.snapshots(),
             interval_ns: target.interval_ns,

@@ -73,6 +73,16 @@ pub struct TraceArgs {
     /// Put no probe into any program: without them Go's own locks are not timed
     #[arg(long)]
     pub no_uprobes: bool,
+    /// Write into the memory of the Go programs traced, which is put back at the end, however ctrace ends: `profile` switches on the
+    /// runtime's own profiler of blocking, `leaks` has the collector look for leaked goroutines (Go 1.26 and newer)
+    #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "profile,leaks")]
+    pub go_write: Option<String>,
+    /// With --go-write, one event is recorded for so much time blocked; 1ns: every one
+    #[arg(long, value_name = "D", default_value = "10us")]
+    pub go_write_rate: String,
+    /// With --go-write, look for leaks also when more than 10,000 goroutines are blocked, which stops the program for long
+    #[arg(long, requires = "go_write")]
+    pub go_write_force: bool,
     /// Plain output, no live screen (there is none yet: accepted for scripts)
     #[arg(long)]
     pub no_tui: bool,
@@ -114,6 +124,12 @@ pub enum Command {
     },
     /// Print the JSON Schema of the report
     Schema,
+    /// Puts back what --go-write wrote; ctrace starts it
+    #[command(hide = true)]
+    GoWriteWatchdog {
+        /// The process written to, for those who look at lists of processes
+        pid: u32,
+    },
 }
 
 #[cfg(test)]

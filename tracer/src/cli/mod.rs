@@ -1,6 +1,7 @@
 //! The command line: what was typed ([`args`]), what it means ([`options`], [`targets`]), and how it ends.
 
 pub mod args;
+pub mod go_write;
 pub mod options;
 pub mod targets;
 
@@ -46,6 +47,7 @@ pub fn main() -> ExitCode {
     let result = match &args.command {
         None => crate::session::run(&args.trace),
         Some(Command::Report { file, verbose }) => show(file, *verbose).map(|()| ExitCode::SUCCESS),
+        Some(Command::GoWriteWatchdog { .. }) => return crate::session::watchdog::main(),
         Some(Command::Schema) => print(&schema()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

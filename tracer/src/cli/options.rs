@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 
-use super::args::TraceArgs;
+use super::{args::TraceArgs, go_write::GoWrite};
 use crate::capture::plan::Collectors;
 
 /// Where JSON goes.
@@ -39,6 +39,8 @@ pub struct Options {
     pub older: Option<Duration>,
     /// Probes in programs may be used.
     pub uprobes: bool,
+    /// What may be written into Go programs; None: nothing.
+    pub go_write: Option<GoWrite>,
     /// Follow children.
     pub follow: bool,
     /// Report probes and remedies too.
@@ -86,6 +88,7 @@ impl Options {
             top: args.top.max(1),
             older: positive("older", &args.older)?,
             uprobes: !args.no_uprobes,
+            go_write: go_write(args)?,
             follow: args.follow,
             verbose: args.verbose > 0,
             quiet: args.quiet,
@@ -95,6 +98,19 @@ impl Options {
             sample: one_in("CTRACE_SAMPLE", 1)?.max(1),
         })
     }
+}
+
+fn go_write(args: &TraceArgs) -> Result<Option<GoWrite>> {
+    let Some(list) = &args.go_write else {
+        return Ok(None);
+    };
+    let reads = args.only.as_deref().map_or(Ok(Collectors::ALL), collectors)?.go;
+    ensure!(
+        reads,
+        "--go-write needs what --only leaves out: add go to its list"
+    );
+    let rate = duration("go-write-rate", &args.go_write_rate)?;
+    GoWrite::parse(list, rate, args.go_write_force).map(Some)
 }
 
 /// `5` (seconds), `5s`, `250ms`, `2m`, `1h`.

@@ -14,12 +14,14 @@ pub(crate) mod code;
 pub mod connections;
 pub mod frames;
 pub mod held_up;
+pub mod leak_detector;
 pub(crate) mod lock_frames;
 pub mod locks;
 pub mod memory;
 pub mod metrics;
 pub mod objects;
 pub mod pools;
+pub mod profiler;
 pub mod program;
 pub mod runtime;
 pub mod semaphores;
@@ -27,6 +29,7 @@ pub mod sites;
 pub mod snapshot;
 pub mod sockets;
 pub(crate) mod sudogs;
+pub mod ticks;
 pub mod types;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The report: its data, and its renderings.
 
 pub mod frames;
+pub mod go_write;
 pub mod hist;
 pub mod model;
 pub mod schema;

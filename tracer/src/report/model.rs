@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+pub use super::go_write::{GoBlocked, GoOutcome, GoProfiles, GoProof, GoProved, GoWritten};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -577,6 +578,15 @@ document! {
         pub gc: Option<GoGc>,
         /// How they were read.
         pub snapshots: GoSnapshots,
+        /// The runtime's own profiles of blocking; null without `--go-write`, or when they could not be read (`hints`).
+        #[serde(default)]
+        pub profiles: Option<GoProfiles>,
+        /// The collector's search for leaked goroutines; null without `--go-write`, or when there was none (`hints`).
+        #[serde(default)]
+        pub proof: Option<GoProof>,
+        /// What `--go-write` wrote into the process's memory.
+        #[serde(default)]
+        pub written: Vec<GoWritten>,
     }
 
     /// Goroutines that do the same.

@@ -6,11 +6,12 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoChannel,
-    GoCreator, GoExample, GoGc, GoObject, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoPoolUses, GoSnapshots,
-    GoStack, GoWait, GoWaitsOn, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed,
-    Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame,
-    StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
+    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoBlocked,
+    GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack, GoPoolUse,
+    GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten, Hist,
+    Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
+    Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey, StacksHad, Target,
+    ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -174,6 +175,51 @@ fn goroutines() -> Go {
             unreadable: 0,
             bytes: 9_700_000,
         },
+        profiles: Some(profiles()),
+        proof: Some(proof()),
+        written: vec![written()],
+    }
+}
+
+fn profiles() -> GoProfiles {
+    GoProfiles {
+        block: vec![GoBlocked {
+            stack: Some("3".into()),
+            count: 23,
+            total_ns: 970 * MS,
+        }],
+        mutex: Vec::new(),
+        block_rate_ns: 10_000,
+        mutex_fraction: 1,
+        own_rates: false,
+        unreadable: 0,
+    }
+}
+
+fn proof() -> GoProof {
+    GoProof {
+        searches: 1,
+        blocked: 900,
+        goroutines: 97,
+        by_stack: vec![GoProved {
+            stack: Some("3".into()),
+            created_by: Some("main.fanOut".into()),
+            created_at: Some("/srv/src/fan.go:97".into()),
+            wait_reason: Some("chan send".into()),
+            count: 97,
+            examples: vec![23, 29],
+        }],
+    }
+}
+
+fn written() -> GoWritten {
+    GoWritten {
+        what: "runtime.blockprofilerate".into(),
+        address: "0xf21260".into(),
+        old: 0,
+        new: 26_000,
+        restored: true,
+        outcome: GoOutcome::Restored,
     }
 }
 
@@ -818,8 +864,9 @@ pub(crate) fn hostile() -> Report {
 }
 
 fn poison(value: &mut serde_json::Value) {
-    const WORDS: [&str; 8] = [
+    const WORDS: [&str; 9] = [
         "does",
+        "outcome",
         "kind",
         "kinds",
         "reason",

@@ -5,6 +5,7 @@ mod escape;
 mod fds;
 mod findings;
 mod go;
+mod go_write;
 mod locks;
 mod losses;
 mod page;
@@ -47,6 +48,7 @@ pub fn render(report: &Report, options: &TextOptions) -> String {
         view.lock_details(),
         view.fd_details(),
         view.go_details(),
+        view.go_write_details(),
         view.blocked_details(),
         view.waiting_details(),
         view.thread_details(),

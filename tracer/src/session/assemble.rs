@@ -9,6 +9,7 @@ use tracer_ebpf::wire::{TaskSnapshot, counter};
 use super::{
     apart::{Apart, PATIENCE},
     go::GoTargets,
+    go_written,
     snapshot::{self, Edge},
     tracing::{Traced, Tracing},
 };
@@ -207,6 +208,7 @@ impl Tracing {
             options,
             budget,
             go: go_targets,
+            go_write,
             uprobes,
             ..
         } = self;
@@ -274,7 +276,9 @@ impl Tracing {
             .fds
             .then(|| fds(&pipeline.fds, options, &self.unseen_kinds, &mut names, after.ns));
         let mut go = if options.collectors.go {
-            go(go_targets, targets, options, after.ns, &mut names)
+            let mut all = go(go_targets, targets, options, after.ns, &mut names);
+            go_written::add(&mut all, go_targets, go_write, &mut names);
+            all
         } else {
             Vec::new()
         };
@@ -295,6 +299,7 @@ impl Tracing {
         let described: Vec<_> = targets.iter().map(|traced| traced.described.clone()).collect();
         let mut hints = hints::hints(&described, &names.naming());
         hints.extend(hints::unread_go(&described, go_targets.refused()));
+        hints.extend(go_written::hints(&described, go_write));
         hints.extend(uprobes.hints(|pid| {
             let target = described.iter().find(|target| target.pid == pid)?;
             Some(target.runtime.clone())

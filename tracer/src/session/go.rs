@@ -192,6 +192,11 @@ impl GoTargets {
     }
 
     /// All that are read.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &GoTarget)> {
+        self.targets.iter().map(|(&pid, target)| (pid, target))
+    }
+
+    /// The same, to be asked.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut GoTarget)> {
         self.targets.iter_mut().map(|(&pid, target)| (pid, target))
     }

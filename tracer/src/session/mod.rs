@@ -5,12 +5,15 @@ pub mod assemble;
 pub mod budget;
 pub mod child;
 pub mod go;
+pub mod go_write;
+mod go_written;
 pub mod hearing;
 pub mod output;
 pub mod pipeline;
 pub mod snapshot;
 pub mod tracing;
 mod uprobes;
+pub mod watchdog;
 
 use std::{
     io,
@@ -95,6 +98,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
     if let Some(child) = &mut child {
         child.go()?;
     }
+    tracing.write_go();
     output.say(&tracing.ready_line());
     loop {
         let look = tracing.go.due().map_or(far_off, Instant::from_std);

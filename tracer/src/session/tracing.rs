@@ -12,6 +12,7 @@ use super::{
     assemble::had_since,
     budget::{Budget, Setting},
     go::GoTargets,
+    go_write::GoWriter,
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
     snapshot::Edge,
@@ -62,6 +63,8 @@ pub struct Tracing {
     pub(super) budget: Budget,
     /// Those that are Go programs.
     pub(super) go: GoTargets,
+    /// What is written into them.
+    pub(super) go_write: GoWriter,
     /// Own CPU time when the cost was last measured, and when that was.
     cost_from: (std::time::Duration, u64),
 }
@@ -69,6 +72,10 @@ pub struct Tracing {
 impl Tracing {
     /// Attaches the probes and looks at the targets for the first time. `command`: they wait to become the command.
     pub fn start(options: Options, held: Vec<Held>, command: bool) -> Result<Self> {
+        let go_write = GoWriter::new(options.go_write);
+        if go_write.is_asked() && !command && !options.follow {
+            some_go(&held)?;
+        }
         let request = Request {
             targets: held.iter().map(|held| held.pid).collect(),
             collectors: options.collectors,
@@ -164,6 +171,7 @@ impl Tracing {
             unseen_kinds,
             budget,
             go,
+            go_write,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
         })
     }
@@ -183,6 +191,7 @@ impl Tracing {
         for notice in self.pipeline.take_notices() {
             self.on_notice(notice);
         }
+        self.go_write.tick();
     }
 
     fn drain_records(&mut self) {
@@ -268,6 +277,7 @@ impl Tracing {
             table.snapshot(now);
         }
         self.go.sample();
+        self.go_write.sample(&self.go);
         let ended: Vec<bool> = self
             .targets
             .iter()
@@ -304,6 +314,14 @@ impl Tracing {
             } else if let Ok(stat) = target::Stat::of(traced.held.pid) {
                 traced.described.threads = stat.threads;
             }
+        }
+    }
+
+    /// Begins with what `--go-write` asks for, before anything is said to be traced.
+    pub fn write_go(&mut self) {
+        if self.go_write.is_asked() {
+            self.look_at_go(true);
+            self.go_write.begin(&self.go);
         }
     }
 
@@ -422,6 +440,10 @@ impl Tracing {
         self.drain();
         self.sample();
         self.look_at_go(true);
+        self.go_write.read(&self.go);
+        if last {
+            self.go_write.end();
+        }
         let alive = self.alive();
         if self.options.collectors.fds {
             for &pid in &alive {
@@ -474,6 +496,23 @@ impl Tracing {
 /// Whether waits for Go's own locks are to be traced.
 const fn traces_go(options: &Options) -> bool {
     options.uprobes && (options.collectors.locks || options.collectors.go)
+}
+
+/// One of them is a Go program.
+fn some_go(held: &[Held]) -> Result<()> {
+    let described = |held: &Held| (held.pid, target::describe(held.pid));
+    let all: Vec<(u32, Target)> = held.iter().map(described).collect();
+    if all.iter().any(|(_, target)| is_go(target)) {
+        return Ok(());
+    }
+    let names: Vec<String> = all
+        .iter()
+        .map(|(pid, target)| format!("{pid} ({})", target.comm.escape_debug()))
+        .collect();
+    Err(anyhow!(
+        "--go-write writes into Go programs only, and {} is none: leave it out",
+        names.join(", ")
+    ))
 }
 
 fn is_go(target: &Target) -> bool {

@@ -131,6 +131,14 @@ fn contended_and_leaking() {
       101 snapshots, now one every 20.0 ms, 31.0 ms of CPU; 900 stacks walked, 79,000 found unchanged; 7
       moved while they were read, not shown
 
+    What --go-write brought of 4242
+      Blocked, by who waited    time  count     mean  where
+      __socket                970 ms     23  42.2 ms  dial ← Db::connect ← retry_once
+      Counted by the runtime: one wait for each 10.0 us blocked, the others made up for
+      1 collection searched for leaks: 97 goroutines leaked for good
+        97 in chan send: dial ← Db::connect ← retry_once, created by main.fanOut
+      Written: runtime.blockprofilerate at 0xf21260, 26000 instead of 0: put back, and read back
+
     Blocked, by reason  sleeps    total      p50      p99      max  in
       file io               97   818 ms  8.44 ms  14.9 ms  14.9 ms  kernel: io_schedule ← …
       socket read          400  79.8 ms   199 us   297 us   299 us  (10.0.0.7:5432) Db::query ← …
@@ -440,6 +448,19 @@ fn hostile_names() {
       ready to run wait for p50 100 us, p99 197 us
       101 snapshots, now one every 20.0 ms, 31.0 ms of CPU; 900 stacks walked,
       79,000 found unchanged; 7 moved while they were read, not shown
+
+    What --go-write brought of 4242
+      Blocked, by who waited        time  count     mean  where
+      __socket\x1b[…00b}\x09"\\é  970 ms     23  42.2 ms  dial\x1b[2J\x…00b}\x09"\\é
+      Counted by the runtime: one wait for each 10.0 us blocked, the others made up
+      for
+      1 collection searched for leaks: 97 goroutines leaked for good
+        97 in chan send\x1b[…200b}\x09"\\é: dial\x1b[2J\x1b]0;ow…fd}\u{200b}\x09"\\é
+        ← Db::connect\x1b[2J\x…fd}\u{200b}\x09"\\é ←
+        retry_once\x1b[2J\x1…fd}\u{200b}\x09"\\é, created by
+        main.fanOut\x1b[2J\x…fd}\u{200b}\x09"\\é
+      Written: runtime.blockprofilerate…u{fffd}\u{200b}\x09"\\é at
+      0xf21260\x…}\x09"\\é, 26000 instead of 0: put back, and read back
 
     Blocked, by reason
       file io: 97 sleeps, 818 ms, longest 14.9 ms
