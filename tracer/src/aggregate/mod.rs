@@ -2,6 +2,7 @@
 
 pub mod fds;
 pub mod go_locks;
+pub mod go_starts;
 pub mod goroutines;
 pub mod hist;
 pub mod reason;

@@ -110,6 +110,7 @@ pub fn go(target: &Seen<'_>, older_ns: Option<u64>, now_ns: u64, names: &mut Nam
                 cut: group.cut,
                 created_by,
                 created_at,
+                asked_by: Vec::new(),
                 count: alive.count,
                 status: group.status.name().to_owned(),
                 wait_reason: reason,

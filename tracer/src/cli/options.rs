@@ -39,6 +39,8 @@ pub struct Options {
     pub older: Option<Duration>,
     /// Probes in programs may be used.
     pub uprobes: bool,
+    /// Who makes goroutines is told at every `go` statement.
+    pub go_creators: bool,
     /// Follow children.
     pub follow: bool,
     /// Report probes and remedies too.
@@ -86,6 +88,7 @@ impl Options {
             top: args.top.max(1),
             older: positive("older", &args.older)?,
             uprobes: !args.no_uprobes,
+            go_creators: args.go_creators,
             follow: args.follow,
             verbose: args.verbose > 0,
             quiet: args.quiet,

@@ -1,0 +1,273 @@
+//! Which goroutine makes a descriptor, and who made that goroutine: found out of every target that is a Go program, as for its locks
+//! ([`super::uprobes`]). By default only where Go's library begins a dial; at every `go` statement with `--go-creators`, for as much
+//! of the time as its budget allows.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    capture::Capture,
+    cli::options::Options,
+    go::{memory::Live, program::Program, starts::Starts},
+    proc::host,
+    report::model::Hint,
+};
+
+/// Looks at a program before it is given up: two seconds, at four a second.
+const LOOKS: u32 = 8;
+/// What one `go` statement costs: two traps, two programs, and the record here. `docs/probes.md` has the parts.
+const NS_PER_START: f64 = 2_500.0;
+/// Part of one CPU, in percent, that `--go-creators` may take when no budget is given.
+const PERCENT: f64 = 2.0;
+/// Without the probes, at least and at most.
+const SHORTEST_REST_NS: f64 = 1e9;
+const LONGEST_REST_NS: f64 = 60e9;
+
+/// The Go programs among the targets.
+#[derive(Default)]
+pub(super) struct Creators {
+    /// Descriptors are collected, or creators of goroutines asked for.
+    on: bool,
+    /// Probes in programs may be used.
+    uprobes: bool,
+    /// Every `go` statement is asked for.
+    all: Option<Hold>,
+    /// Processes to be looked at, and how often they may be.
+    wanted: Vec<(u32, u32)>,
+    known: BTreeMap<u32, Starts>,
+    /// What could not be done, and why.
+    refused: Vec<(u32, String)>,
+}
+
+/// Probes at every `go` statement, held under a part of one CPU.
+struct Hold {
+    percent: f64,
+    /// They rest until then; 0 while they are attached.
+    resting_until_ns: u64,
+    /// When they were attached last, and how many goroutines had been seen.
+    since: (u64, u64),
+    /// When this began, and for how long they rested.
+    begun_ns: u64,
+    rested_ns: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Rest,
+    Attach,
+}
+
+impl Hold {
+    const fn new(percent: f64, now_ns: u64) -> Self {
+        Self {
+            percent,
+            resting_until_ns: 0,
+            since: (now_ns, 0),
+            begun_ns: now_ns,
+            rested_ns: 0,
+        }
+    }
+
+    /// So many goroutines have been seen to be made until now, at dials too while the others rest.
+    fn look(&mut self, now_ns: u64, seen: u64) -> Option<Order> {
+        let (since_ns, before) = self.since;
+        let passed_ns = now_ns.saturating_sub(since_ns) as f64;
+        self.since = (now_ns, seen);
+        if self.resting_until_ns > 0 {
+            self.rested_ns += passed_ns as u64;
+            if now_ns < self.resting_until_ns {
+                return None;
+            }
+            self.resting_until_ns = 0;
+            return Some(Order::Attach);
+        }
+        let cost = seen.saturating_sub(before) as f64 * NS_PER_START * 100.0 / passed_ns.max(1.0);
+        if cost <= self.percent {
+            return None;
+        }
+        // So that both times together cost what they may.
+        let rest_ns = passed_ns * (cost / self.percent - 1.0);
+        self.resting_until_ns = now_ns + rest_ns.clamp(SHORTEST_REST_NS, LONGEST_REST_NS) as u64;
+        Some(Order::Rest)
+    }
+
+    /// Part of the time that they were attached.
+    fn share(&self, now_ns: u64) -> f64 {
+        let all = now_ns.saturating_sub(self.begun_ns).max(1);
+        1.0 - self.rested_ns.min(all) as f64 / all as f64
+    }
+}
+
+impl Creators {
+    /// As the command line says.
+    pub(super) fn new(options: &Options) -> Self {
+        let all = options.go_creators && options.uprobes;
+        Self {
+            on: options.collectors.fds || options.go_creators,
+            uprobes: options.uprobes,
+            all: all.then(|| Hold::new(options.budget.unwrap_or(PERCENT), host::monotonic_ns())),
+            ..Self::default()
+        }
+    }
+
+    /// Whether programs may have to be probed.
+    pub(super) const fn wants_probes(options: &Options) -> bool {
+        options.uprobes && (options.collectors.fds || options.go_creators)
+    }
+
+    /// A process runs a Go program, as its file says.
+    pub(super) fn want(&mut self, pid: u32) {
+        self.forget(pid);
+        if self.on {
+            self.wanted.push((pid, LOOKS));
+        }
+    }
+
+    /// It ended, or runs another program now.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.wanted.retain(|(wanted, _)| *wanted != pid);
+        self.known.remove(&pid);
+    }
+
+    /// Finds out what can be found out now, and attaches.
+    pub(super) fn attach(&mut self, capture: &mut Capture) {
+        for (pid, looks) in std::mem::take(&mut self.wanted) {
+            let found = Program::open(pid).and_then(|program| {
+                let starts = Starts::find(&Live::new(pid), &program)?;
+                capture.know_goroutines(pid, starts.layout)?;
+                Ok(starts)
+            });
+            match found {
+                Ok(starts) => {
+                    log::debug!("process {pid}: {:?}", starts.layout);
+                    self.probe(capture, pid, &starts);
+                    self.known.insert(pid, starts);
+                }
+                // A program that is just being loaded has no memory to read yet.
+                Err(_) if looks > 1 => self.wanted.push((pid, looks - 1)),
+                Err(error) => self.refuse(pid, format!("{error:#}")),
+            }
+        }
+    }
+
+    fn refuse(&mut self, pid: u32, why: String) {
+        log::debug!("process {pid}: who asks for descriptors is not told: {why}");
+        if !self.refused.iter().any(|(other, known)| *other == pid && *known == why) {
+            self.refused.push((pid, why));
+        }
+    }
+
+    fn probe(&mut self, capture: &mut Capture, pid: u32, starts: &Starts) {
+        if !self.uprobes {
+            return;
+        }
+        for why in &starts.refused {
+            self.refuse(pid, why.clone());
+        }
+        let places = match (&starts.all, &self.all) {
+            (Ok(all), Some(hold)) if hold.resting_until_ns == 0 => all,
+            (Err(error), Some(_)) => {
+                self.refuse(pid, format!("--go-creators: {error:#}"));
+                &starts.dials
+            }
+            _ => &starts.dials,
+        };
+        if let Err(error) = capture.attach_starts(pid, places) {
+            self.refuse(pid, format!("{error:#}"));
+        }
+    }
+
+    /// Lets the probes at every `go` statement rest when they cost too much, or attaches them again.
+    pub(super) fn hold(&mut self, capture: &mut Capture, now_ns: u64, seen: u64) {
+        let Some(order) = self.all.as_mut().and_then(|hold| hold.look(now_ns, seen)) else {
+            return;
+        };
+        log::debug!("--go-creators: {order:?}");
+        let known = std::mem::take(&mut self.known);
+        for (&pid, starts) in &known {
+            self.probe(capture, pid, starts);
+        }
+        self.known = known;
+        // What changing them took is not to be held against them.
+        if let Some(hold) = &mut self.all {
+            let now_ns = host::monotonic_ns();
+            if order == Order::Rest {
+                hold.rested_ns += now_ns.saturating_sub(hold.since.0);
+            }
+            hold.since.0 = now_ns;
+        }
+    }
+
+    /// What the report says of what could not be done.
+    pub(super) fn hints(&self, runtime: impl Fn(u32) -> Option<String>) -> Vec<Hint> {
+        let hint = |pid: u32, text: String| {
+            Some(Hint {
+                pid,
+                runtime: runtime(pid)?,
+                text,
+                frames: 0,
+            })
+        };
+        let refused = self
+            .refused
+            .iter()
+            .filter_map(|(pid, why)| hint(*pid, format!("Who asks for descriptors is not known in full: {why}")));
+        let share = self.all.as_ref().map(|hold| (hold.share(host::monotonic_ns()), hold.percent));
+        let rested = share.filter(|(share, _)| *share < 1.0).into_iter().flat_map(|(share, percent)| {
+            self.known.keys().filter_map(move |&pid| {
+                hint(
+                    pid,
+                    format!(
+                        "--go-creators watched {:.0} % of the time, to stay under {percent} % of one CPU: of goroutines made in the rest only dials' makers are known",
+                        share * 100.0
+                    ),
+                )
+            })
+        });
+        refused.chain(rested).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK_NS: u64 = 250_000_000;
+
+    /// Looks four times a second for a minute; returns the part of the time that the probes were attached, and what they cost then.
+    fn held(percent: f64, starts_per_s: f64) -> (f64, f64) {
+        let mut hold = Hold::new(percent, 0);
+        let (mut seen, mut attached, mut attached_ns) = (0, true, 0);
+        let looks = 240;
+        for look in 1..=looks {
+            if attached {
+                seen += (starts_per_s * LOOK_NS as f64 / 1e9) as u64;
+                attached_ns += LOOK_NS;
+            }
+            match hold.look(look * LOOK_NS, seen) {
+                Some(Order::Rest) => attached = false,
+                Some(Order::Attach) => attached = true,
+                None => {}
+            }
+        }
+        let all_ns = looks * LOOK_NS;
+        let share = attached_ns as f64 / all_ns as f64;
+        assert!((hold.share(all_ns) - share).abs() < 1e-9);
+        (share, seen as f64 * NS_PER_START * 100.0 / all_ns as f64)
+    }
+
+    #[test]
+    fn few_goroutines_are_all_watched() {
+        let (share, cost) = held(2.0, 1_000.0);
+        assert!(share >= 1.0 && cost < 2.0, "{share} {cost}");
+    }
+
+    #[test]
+    fn many_are_watched_for_a_part_of_the_time() {
+        for starts_per_s in [20_000.0, 100_000.0, 400_000.0, 1_000_000.0] {
+            let (share, cost) = held(2.0, starts_per_s);
+            assert!(share > 0.0 && share < 1.0, "{starts_per_s}: {share}");
+            assert!(cost < 2.5, "{starts_per_s}: {cost}");
+        }
+    }
+}
