@@ -4,8 +4,8 @@ use super::names::Names;
 use crate::{
     aggregate::go_starts::{Asker, GoStarts},
     report::{
-        frames::{app_function, is_app},
-        model::{AskedBy, FdStack, Go, StackFrame, StackKey},
+        frames::{app_function, is_app, without_path},
+        model::{AskedBy, Go, StackFrame, StackKey},
     },
     stacks::StackId,
 };
@@ -52,11 +52,15 @@ fn place(first: Option<&StackFrame>, last: Option<&StackFrame>) -> (Option<Strin
     (function, place)
 }
 
-/// The application's function that is to answer for a row: in its own stack, else in that of the nearest maker that has one; and the
-/// stack that it is in.
-pub fn answerable(row: &FdStack, names: &mut Names<'_>) -> Option<(String, Option<StackKey>)> {
-    let makers = row.asked_by.iter().filter_map(|by| by.stack.as_ref());
-    for key in row.stack.iter().chain(makers) {
+/// The application's function that is to answer for what goroutines do: in their own stack, else in that of the nearest maker that has
+/// one; and the stack that it is in.
+pub fn answerable(
+    stack: Option<&StackKey>,
+    asked_by: &[AskedBy],
+    names: &mut Names<'_>,
+) -> Option<(String, Option<StackKey>)> {
+    let makers = asked_by.iter().filter_map(|by| by.stack.as_ref());
+    for key in stack.into_iter().chain(makers) {
         let Some(id) = names.id(key) else { continue };
         let app = app_function(names.frames(id)).filter(|frame| is_app(frame));
         if let Some(function) = app.and_then(|frame| frame.function.clone()) {
@@ -66,31 +70,33 @@ pub fn answerable(row: &FdStack, names: &mut Names<'_>) -> Option<(String, Optio
     None
 }
 
-/// How a descriptor came from there to its call: `net/http.(*Transport).queueForDial ⇒ … dialConn`.
-pub fn by_way_of(row: &FdStack) -> Option<String> {
-    let ways: Vec<&str> = row
-        .asked_by
+/// The functions by whose `go` statements it came from there to its call, the first one first.
+pub fn by_way_of(asked_by: &[AskedBy]) -> Option<String> {
+    let ways: Vec<&str> = asked_by
         .iter()
         .rev()
         .filter_map(|by| by.created_by.as_deref())
+        .map(without_path)
         .collect();
     (!ways.is_empty()).then(|| ways.join(" ⇒ "))
 }
 
-/// Adds to rows of goroutines who made one of them.
+/// Adds to rows of goroutines who made them, where all examples whose making was seen were made by the same way.
 pub fn complete(all: &mut [Go], starts: &GoStarts, names: &mut Names<'_>) {
     if starts.seen() == 0 {
         return;
     }
     for go in all {
         for row in &mut go.by_stack {
-            let known = row
+            let mut paths: Vec<Asker> = row
                 .examples
                 .iter()
                 .map(|example| starts.path(go.pid, example.goid))
-                .find(|path| path.stacks().next().is_some());
-            if let Some(path) = known {
-                row.asked_by = steps(&path, go.pid, names);
+                .filter(|path| path.stacks().next().is_some())
+                .collect();
+            paths.dedup();
+            if let [path] = &paths[..] {
+                row.asked_by = steps(path, go.pid, names);
             }
         }
     }

@@ -109,9 +109,9 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         if row.verdict != Verdict::Leaking || row.confidence < LEAK_CONFIDENCE {
             continue;
         }
-        let (function, stack) = super::asked::answerable(row, names)
+        let (function, stack) = super::asked::answerable(row.stack.as_ref(), &row.asked_by, names)
             .unwrap_or_else(|| (function(names, row.stack.as_ref()), row.stack.clone()));
-        let way = super::asked::by_way_of(row)
+        let way = super::asked::by_way_of(&row.asked_by)
             .map_or_else(String::new, |way| format!("; asked for by way of {way}"));
         let kind = row
             .kinds

@@ -77,7 +77,7 @@ impl View<'_> {
     }
 
     /// Who asked for it, each with its stack.
-    fn asked_by(&self, indent: usize, asked_by: &[AskedBy]) -> Vec<String> {
+    pub(super) fn asked_by(&self, indent: usize, asked_by: &[AskedBy]) -> Vec<String> {
         let mut lines = Vec::new();
         for by in asked_by {
             let function = by.created_by.as_deref().map_or("?", without_path);
