@@ -15,7 +15,10 @@ const BUILDS: [(&str, &[&str]); 5] = [
     (go::VERSIONS[0], &["-buildmode=pie"]),
     (go::VERSIONS[1], &["-tags=cgo"]),
     (go::VERSIONS[3], &["-ldflags=-s -w"]),
-    (go::VERSIONS[3], &["-buildmode=pie", "-tags=cgo", "-ldflags=-s -w"]),
+    (
+        go::VERSIONS[3],
+        &["-buildmode=pie", "-tags=cgo", "-ldflags=-s -w"],
+    ),
 ];
 
 fn built(version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
@@ -134,7 +137,12 @@ fn go_descriptors_are_those_of_who_asked() {
             "Go {version} {args:?}: {maker}"
         );
         let stack = functions(&report, row.asked_by[0].stack.as_deref());
-        for function in ["net/http.(*Client).Get", "main.get", "main.leakBody", "runtime.goexit"] {
+        for function in [
+            "net/http.(*Client).Get",
+            "main.get",
+            "main.leakBody",
+            "runtime.goexit",
+        ] {
             assert!(stack.contains(&function), "Go {version} {args:?}: {stack:?}");
         }
         let closing = rows_of(&report, "socket", "main.closeBody");
@@ -143,7 +151,9 @@ fn go_descriptors_are_those_of_who_asked() {
         assert_eq!(sums(&closing), (later, later, 0), "Go {version} {args:?}");
         let finding = leak(&report);
         assert!(
-            finding.title.starts_with("main.leakBody leaks descriptors (socket)"),
+            finding
+                .title
+                .starts_with("main.leakBody leaks descriptors (socket)"),
             "Go {version} {args:?}: {}",
             finding.title
         );
@@ -253,7 +263,9 @@ fn go_descriptors_without_uprobes_say_the_creator_only() {
         assert_eq!(sums(&dials).0, all);
         for row in dials {
             assert!(row.asked_by.iter().all(|by| by.stack.is_none()), "{row:#?}");
-            let [maker] = makers(row)[..] else { panic!("{row:#?}") };
+            let [maker] = makers(row)[..] else {
+                panic!("{row:#?}")
+            };
             assert!(maker.starts_with("net/http.(*Transport)."), "{maker}");
         }
     }
@@ -275,7 +287,11 @@ fn go_creators_are_told_at_every_go_statement() {
             ("main.openAndClose", truth.get("closed"), 0),
         ] {
             let of = rows_of(&report, "openat", function);
-            assert_eq!(sums(&of), (opened, opened - live, live), "Go {version}: {function}");
+            assert_eq!(
+                sums(&of),
+                (opened, opened - live, live),
+                "Go {version}: {function}"
+            );
             for row in of {
                 let stack = functions(&report, row.asked_by.first().and_then(|by| by.stack.as_deref()));
                 assert!(stack.contains(&"main.apart.func1"), "Go {version}: {row:#?}");
@@ -306,7 +322,10 @@ fn go_creators_rest_when_they_cost_too_much() {
     let made = truth.get("made");
     assert!(hits * 2 < made, "{hits} of {made}");
     assert!(
-        report.hints.iter().any(|hint| hint.text.contains("--go-creators watched")),
+        report
+            .hints
+            .iter()
+            .any(|hint| hint.text.contains("--go-creators watched")),
         "{:?}",
         report.hints
     );

@@ -51,6 +51,7 @@ func keep(what interface{}) {
 	lock.Unlock()
 }
 
+//go:noinline
 func get() *http.Response {
 	response, err := client.Get("http://" + address + "/")
 	if err != nil {
@@ -80,40 +81,40 @@ func closeLater() {
 	}
 }
 
-func connect() net.Conn {
+//go:noinline
+func dialAndForget() {
 	connection, err := net.Dial("tcp", address)
 	if err != nil {
 		panic(err)
 	}
-	return connection
-}
-
-//go:noinline
-func dialAndForget() {
-	keep(connect())
+	keep(connection)
 }
 
 //go:noinline
 func dialAndClose() {
-	connect().Close()
-}
-
-func open() *os.File {
-	file, err := os.Open("/dev/null")
+	connection, err := net.Dial("tcp", address)
 	if err != nil {
 		panic(err)
 	}
-	return file
+	connection.Close()
 }
 
 //go:noinline
 func openAndForget() {
-	keep(open())
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		panic(err)
+	}
+	keep(file)
 }
 
 //go:noinline
 func openAndClose() {
-	open().Close()
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		panic(err)
+	}
+	file.Close()
 }
 
 // All jobs at once, each evenly over the same time.
@@ -305,7 +306,7 @@ func started() (*exec.Cmd, io.Closer) {
 }
 
 func main() {
-	mode, seconds := "http", 5.0
+	mode, seconds := "http", 8.0
 	if len(os.Args) > 1 {
 		mode = os.Args[1]
 	}

@@ -227,7 +227,10 @@ mod tests {
         for goid in 1..=STARTS_MAX as u64 + 97 {
             starts.on_start(&start(1, goid, 0), StackId(5));
         }
-        assert_eq!((starts.starts.len(), starts.order.len()), (STARTS_MAX, STARTS_MAX));
+        assert_eq!(
+            (starts.starts.len(), starts.order.len()),
+            (STARTS_MAX, STARTS_MAX)
+        );
         assert_eq!(path(&mut starts, 1, 97).0, []);
         assert_eq!(path(&mut starts, 1, 98).0, [StackId(5)]);
         assert_eq!(starts.seen(), STARTS_MAX as u64 + 97);

@@ -1,11 +1,13 @@
 //! Who asked for what a goroutine does: makers' stacks in words, and the application's function among them.
 
+use rustc_hash::FxHashSet;
+
 use super::names::Names;
 use crate::{
     aggregate::go_starts::{Asker, GoStarts},
     report::{
-        frames::{app_function, is_app, without_path},
-        model::{AskedBy, Go, StackFrame, StackKey},
+        frames::{is_app, without_path},
+        model::{AskedBy, FdStack, Fds, Go, StackFrame, StackKey, Verdict},
     },
     stacks::StackId,
 };
@@ -20,7 +22,10 @@ pub fn steps(asker: &Asker, pid: u32, names: &mut Names<'_>) -> Vec<AskedBy> {
         let frames = names.frames(at);
         let (created_by, created_at) = place(frames.first(), frames.last());
         // It is how the first goroutine is made: Go does not say it either.
-        if created_by.as_deref().is_some_and(|name| name != "runtime.newproc") {
+        if created_by
+            .as_deref()
+            .is_some_and(|name| name != "runtime.newproc")
+        {
             steps.push(AskedBy {
                 stack: None,
                 created_by,
@@ -53,21 +58,50 @@ fn place(first: Option<&StackFrame>, last: Option<&StackFrame>) -> (Option<Strin
 }
 
 /// The application's function that is to answer for what goroutines do: in their own stack, else in that of the nearest maker that has
-/// one; and the stack that it is in.
+/// one; and the stack that it is in. One that is in the way of others too, which do nothing wrong, is passed over for its caller.
 pub fn answerable(
     stack: Option<&StackKey>,
     asked_by: &[AskedBy],
+    others: &FxHashSet<String>,
     names: &mut Names<'_>,
 ) -> Option<(String, Option<StackKey>)> {
     let makers = asked_by.iter().filter_map(|by| by.stack.as_ref());
+    let mut nearest = None;
     for key in stack.into_iter().chain(makers) {
         let Some(id) = names.id(key) else { continue };
-        let app = app_function(names.frames(id)).filter(|frame| is_app(frame));
-        if let Some(function) = app.and_then(|frame| frame.function.clone()) {
-            return Some((function, Some(key.clone())));
+        for function in app_functions(names.frames(id)) {
+            let found = || Some((function.to_owned(), Some(key.clone())));
+            if !others.contains(function) {
+                return found();
+            }
+            nearest = nearest.or_else(found);
         }
     }
-    None
+    nearest
+}
+
+fn app_functions(frames: &[StackFrame]) -> impl Iterator<Item = &str> {
+    let app = frames.iter().filter(|frame| is_app(frame));
+    app.filter_map(|frame| frame.function.as_deref())
+}
+
+/// The application's functions on the way to calls that those who asked for them close again, though the call is the same as this
+/// row's.
+pub fn innocent(row: &FdStack, fds: &Fds, names: &mut Names<'_>) -> FxHashSet<String> {
+    let mut functions = FxHashSet::default();
+    if row.asked_by.is_empty() {
+        return functions;
+    }
+    let closing = fds.by_stack.iter().filter(|other| {
+        let grows = matches!(other.verdict, Verdict::Leaking | Verdict::Growing);
+        other.pid == row.pid && other.stack == row.stack && !grows && other.closed > other.live
+    });
+    for by in closing.flat_map(|other| &other.asked_by) {
+        if let Some(id) = by.stack.as_ref().and_then(|key| names.id(key)) {
+            functions.extend(app_functions(names.frames(id)).map(str::to_owned));
+        }
+    }
+    functions
 }
 
 /// The functions by whose `go` statements it came from there to its call, the first one first.

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{locks::Locks, names::Names};
+use super::{asked, locks::Locks, names::Names};
 use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
-    model::{FdKind, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time, Verdict},
+    model::{
+        FdKind, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time,
+        Verdict,
+    },
     units::{count, duration, percent, plain},
 };
 
@@ -109,9 +112,10 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         if row.verdict != Verdict::Leaking || row.confidence < LEAK_CONFIDENCE {
             continue;
         }
-        let (function, stack) = super::asked::answerable(row.stack.as_ref(), &row.asked_by, names)
+        let innocent = asked::innocent(row, fds, names);
+        let (function, stack) = asked::answerable(row.stack.as_ref(), &row.asked_by, &innocent, names)
             .unwrap_or_else(|| (function(names, row.stack.as_ref()), row.stack.clone()));
-        let way = super::asked::by_way_of(&row.asked_by)
+        let way = asked::by_way_of(&row.asked_by)
             .map_or_else(String::new, |way| format!("; asked for by way of {way}"));
         let kind = row
             .kinds
@@ -171,7 +175,9 @@ fn remedy_of(row: &FdStack, function: &str) -> String {
             "Close the body of every response that {function} gets (defer resp.Body.Close()), also where it does not read it."
         )
     } else {
-        format!("Close what {function} opens on every path, also where it fails; the examples show what they are.")
+        format!(
+            "Close what {function} opens on every path, also where it fails; the examples show what they are."
+        )
     }
 }
 

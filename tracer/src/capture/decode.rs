@@ -1,8 +1,8 @@
 //! Ring records to events. Nothing here trusts the length or the kind of a record.
 
 use tracer_ebpf::wire::{
-    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, GoStart, GoWait, Header, Stack, StackClass, Wait,
-    kind,
+    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, GoStart, GoWait, Header, Stack, StackClass,
+    Wait, kind,
 };
 
 /// One record of the ring.

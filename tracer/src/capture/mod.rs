@@ -39,7 +39,12 @@ use self::{
     stats::{KernelTime, RunStats, Sampler, run_stats},
     uprobes::Uprobes,
 };
-use crate::{go::{sites::Sites, starts::Places}, proc::host::monotonic_ns, report::model::Probe, stacks::Order};
+use crate::{
+    go::{sites::Sites, starts::Places},
+    proc::host::monotonic_ns,
+    report::model::Probe,
+    stacks::Order,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ctrace.bpf.o"));
 

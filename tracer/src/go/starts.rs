@@ -130,7 +130,9 @@ fn of_function(program: &Program, function: &str, cookie: Cookie) -> Result<Plac
         return Ok(places);
     }
     for address in references(&code, start) {
-        let Some(name) = program.begins(address) else { continue };
+        let Some(name) = program.begins(address) else {
+            continue;
+        };
         let own = name
             .strip_prefix(function)
             .is_some_and(|rest| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_'));
@@ -268,11 +270,7 @@ fn displacements(code: &[u8], start: u64, word: impl Fn(u64) -> Option<u64>, fou
     }
 }
 
-fn displacement(
-    before: &Instruction,
-    load: &Instruction,
-    word: impl Fn(u64) -> Option<u64>,
-) -> Option<u64> {
+fn displacement(before: &Instruction, load: &Instruction, word: impl Fn(u64) -> Option<u64>) -> Option<u64> {
     let is_load = load.mnemonic() == Mnemonic::Mov
         && load.op0_kind() == OpKind::Register
         && (Register::RAX..=Register::R15).contains(&load.op0_register())
@@ -323,9 +321,7 @@ mod tests {
             [MINUS_8]
         );
         // mov $-8,%rcx; mov %fs:(%rcx),%rax
-        let linked = [
-            0x48, 0xc7, 0xc1, 0xf8, 0xff, 0xff, 0xff, 0x64, 0x48, 0x8b, 0x01,
-        ];
+        let linked = [0x48, 0xc7, 0xc1, 0xf8, 0xff, 0xff, 0xff, 0x64, 0x48, 0x8b, 0x01];
         assert_eq!(found(&linked), [MINUS_8]);
         // mov 0x100(%rip),%rcx; mov %fs:(%rcx),%rax
         let relative = [0x48, 0x8b, 0x0d, 0, 1, 0, 0, 0x64, 0x48, 0x8b, 0x01];
@@ -337,9 +333,7 @@ mod tests {
         // mov %rsi,%fs:-8
         assert!(found(&[0x64, 0x48, 0x89, 0x34, 0x25, 0xf8, 0xff, 0xff, 0xff]).is_empty());
         // mov $-8,%rdx; mov %fs:(%rcx),%rax
-        let other = [
-            0x48, 0xc7, 0xc2, 0xf8, 0xff, 0xff, 0xff, 0x64, 0x48, 0x8b, 0x01,
-        ];
+        let other = [0x48, 0xc7, 0xc2, 0xf8, 0xff, 0xff, 0xff, 0x64, 0x48, 0x8b, 0x01];
         assert!(found(&other).is_empty());
         // mov -8,%r14
         assert!(found(&[0x4c, 0x8b, 0x34, 0x25, 0xf8, 0xff, 0xff, 0xff]).is_empty());
@@ -348,9 +342,7 @@ mod tests {
     #[test]
     fn calls_of_a_function_are_told_from_others() {
         // call 0x1010; jmp 0x1010; call 0x2000
-        let code = [
-            0xe8, 0x0b, 0, 0, 0, 0xe9, 0x06, 0, 0, 0, 0xe8, 0xf1, 0x0f, 0, 0,
-        ];
+        let code = [0xe8, 0x0b, 0, 0, 0, 0xe9, 0x06, 0, 0, 0, 0xe8, 0xf1, 0x0f, 0, 0];
         assert_eq!(calls(&code, 0x1000, 0x1010), [0x1000]);
     }
 

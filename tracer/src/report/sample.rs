@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    AskedBy, Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoCreator,
-    GoExample, GoGc, GoSnapshots, GoStack, GoWait, Hist, Holder, Host, Lock, LockKind, Losses, Memory,
-    MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA,
-    Severity, StackFrame, StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow,
+    AskedBy, Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go,
+    GoCreator, GoExample, GoGc, GoSnapshots, GoStack, GoWait, Hist, Holder, Host, Lock, LockKind, Losses,
+    Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread,
+    SCHEMA, Severity, StackFrame, StackKey, StacksHad, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow,
     WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;

@@ -274,13 +274,17 @@ impl Tracing {
             .collectors
             .sched
             .then(|| time::run_queue(&pipeline.threads, &live, snapshot::throttled(edge, after)));
-        let fds = options
-            .collectors
-            .fds
-            .then(|| {
-                let starts = &pipeline.go_starts;
-                fds(&pipeline.fds, starts, options, &self.unseen_kinds, &mut names, after.ns)
-            });
+        let fds = options.collectors.fds.then(|| {
+            let starts = &pipeline.go_starts;
+            fds(
+                &pipeline.fds,
+                starts,
+                options,
+                &self.unseen_kinds,
+                &mut names,
+                after.ns,
+            )
+        });
         let mut go = if options.collectors.go {
             go(go_targets, targets, options, after.ns, &mut names)
         } else {

@@ -152,7 +152,11 @@ impl Creators {
 
     fn refuse(&mut self, pid: u32, why: String) {
         log::debug!("process {pid}: who asks for descriptors is not told: {why}");
-        if !self.refused.iter().any(|(other, known)| *other == pid && *known == why) {
+        if !self
+            .refused
+            .iter()
+            .any(|(other, known)| *other == pid && *known == why)
+        {
             self.refused.push((pid, why));
         }
     }
@@ -208,11 +212,16 @@ impl Creators {
                 frames: 0,
             })
         };
-        let refused = self
-            .refused
-            .iter()
-            .filter_map(|(pid, why)| hint(*pid, format!("Who asks for descriptors is not known in full: {why}")));
-        let share = self.all.as_ref().map(|hold| (hold.share(host::monotonic_ns()), hold.percent));
+        let refused = self.refused.iter().filter_map(|(pid, why)| {
+            hint(
+                *pid,
+                format!("Who asks for descriptors is not known in full: {why}"),
+            )
+        });
+        let share = self
+            .all
+            .as_ref()
+            .map(|hold| (hold.share(host::monotonic_ns()), hold.percent));
         let rested = share.filter(|(share, _)| *share < 1.0).into_iter().flat_map(|(share, percent)| {
             self.known.keys().filter_map(move |&pid| {
                 hint(

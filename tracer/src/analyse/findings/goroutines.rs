@@ -1,5 +1,6 @@
 //! Goroutines that never end.
 
+use rustc_hash::FxHashSet;
 use serde_json::json;
 
 use super::{LEAK_CONFIDENCE, SUBJECT, SURE, evidence, function};
@@ -44,7 +45,7 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         }
         let stuck = function(names, row.stack.as_ref());
         let doing = row.wait_reason.clone().unwrap_or_else(|| row.status.clone());
-        let asked = asked::answerable(None, &row.asked_by, names)
+        let asked = asked::answerable(None, &row.asked_by, &FxHashSet::default(), names)
             .map_or_else(String::new, |(function, _)| format!("asked for in {function}; "));
         found.push(Finding {
             id: "go.leak".into(),
