@@ -136,6 +136,8 @@ func job(work func(), times int, pause time.Duration, all *sync.WaitGroup) {
 }
 
 // Runs in a goroutine of its own and waits for it.
+//
+//go:noinline
 func apart(work func()) func() {
 	return func() {
 		done := make(chan bool)

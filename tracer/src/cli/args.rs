@@ -73,7 +73,7 @@ pub struct TraceArgs {
     /// Put no probe into any program: without them Go's own locks are not timed, and who asked for a dial is not told
     #[arg(long)]
     pub no_uprobes: bool,
-    /// In Go programs, tell who made each goroutine, at every `go` statement (else only where a dial begins): 2.5 us each, for as
+    /// In Go programs, tell who made each goroutine, at every `go` statement (else only where a dial begins): 5 us each, for as
     /// much of the time as fits the budget, 2 % of one CPU when none is given
     #[arg(long)]
     pub go_creators: bool,

@@ -23,7 +23,7 @@ use super::{
     sites::{Site, place, site},
 };
 
-/// Functions of Go's library whose `go` statements begin a dial: what they make costs a hundred times what a probe does.
+/// Functions of Go's library whose `go` statements begin a dial: what they make costs forty times what the probes do.
 const DIALS: [&str; 3] = [
     // Each request that finds no idle connection; since Go 1.23 through the second.
     "net/http.(*Transport).queueForDial",

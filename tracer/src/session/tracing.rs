@@ -190,6 +190,10 @@ impl Tracing {
     /// Takes what the probes have written.
     pub fn drain(&mut self) {
         self.drain_records();
+        if let Some(capture) = &mut self.capture {
+            let seen = self.pipeline.go_starts.seen();
+            self.creators.hold(capture, host::monotonic_ns(), seen);
+        }
         for notice in self.pipeline.take_notices() {
             self.on_notice(notice);
         }
@@ -278,8 +282,6 @@ impl Tracing {
         if let Some(capture) = &mut self.capture {
             self.uprobes.attach(capture);
             self.creators.attach(capture);
-            let seen = self.pipeline.go_starts.seen();
-            self.creators.hold(capture, host::monotonic_ns(), seen);
         }
         let now = host::monotonic_ns();
         for table in self.pipeline.fds.values_mut() {
