@@ -307,6 +307,89 @@ fn go_creators_are_told_at_every_go_statement() {
     }
 }
 
+/// With `--go-creators`, goroutines too are those of who asked: the two that each connection keeps are made by a goroutine that ended.
+#[test]
+fn go_creators_of_goroutines_that_stay_are_told() {
+    let Some(_turn) = can_trace() else { return };
+    for version in ["system", go::VERSIONS[3]] {
+        let folder = TempDir::new().unwrap();
+        let Some(program) = built(version, &[], folder.path()) else {
+            return;
+        };
+        let (report, truth) = traced(&program, &["http"], &["--go-creators"]);
+        assert_sound(&report);
+        let leaked = truth.get("leaked");
+        let leaking = rows_of(&report, "socket", "main.leakBody");
+        assert_eq!(sums(&leaking), (leaked, 0, leaked), "Go {version}");
+        let go = report.go.as_ref().unwrap();
+        for function in ["readLoop", "writeLoop"] {
+            let function = format!("net/http.(*persistConn).{function}");
+            let loops = go.by_stack.iter().filter(|row| {
+                let stack = functions(&report, row.stack.as_deref());
+                stack.contains(&function.as_str())
+            });
+            let loops: Vec<_> = loops.collect();
+            assert_eq!(
+                loops.iter().map(|row| row.count).sum::<u64>(),
+                leaked,
+                "{loops:#?}"
+            );
+            for row in loops {
+                let stacks = row
+                    .asked_by
+                    .iter()
+                    .map(|by| functions(&report, by.stack.as_deref()));
+                let stacks: Vec<_> = stacks.collect();
+                assert!(
+                    stacks.len() >= 2
+                        && stacks[0].contains(&"net/http.(*Transport).dialConn")
+                        && stacks[1].contains(&"main.leakBody"),
+                    "Go {version}: {stacks:#?}"
+                );
+            }
+        }
+    }
+}
+
+const PYTHON: &str = r#"
+import os, sys, time
+kept = []
+def leak(): kept.append(os.open("/dev/null", os.O_RDONLY))
+def close(): os.close(os.open("/dev/null", os.O_RDONLY))
+print("ready", os.getpid(), flush=True)
+for line in sys.stdin:
+    if line.strip() == "quit": break
+    for i in range(97):
+        leak()
+        if i < 41: close()
+        time.sleep(0.05)
+    print("truth leaked 97\ntruth closed 41\ndone", flush=True)
+"#;
+
+/// A program that has no goroutines is told as ever, with the same options.
+#[test]
+fn go_creators_of_other_programs_are_nobody() {
+    let Some(_turn) = can_trace() else { return };
+    let mut workload = Workload::started({
+        let mut command = Command::new("python3");
+        command.args(["-c", PYTHON]);
+        command
+    });
+    let pid = workload.pid.to_string();
+    let ctrace = Ctrace::start(&["--pid", &pid, "--go-creators"]);
+    let truth = workload.go();
+    let report = ctrace.interrupted();
+    workload.quit();
+    let made: Vec<&FdStack> = rows(&report)
+        .iter()
+        .filter(|row| row.call.as_deref() == Some("openat"))
+        .collect();
+    let (leaked, closed) = (truth.get("leaked"), truth.get("closed"));
+    assert_eq!(sums(&made), (leaked + closed, closed, leaked));
+    assert!(rows(&report).iter().all(|row| row.asked_by.is_empty()));
+    assert!(report.probes.iter().all(|probe| probe.attach != "uprobe"));
+}
+
 /// A program that makes goroutines as fast as it can is not watched all the time, and the report says so.
 #[test]
 fn go_creators_rest_when_they_cost_too_much() {

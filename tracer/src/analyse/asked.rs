@@ -59,7 +59,7 @@ fn place(first: Option<&StackFrame>, last: Option<&StackFrame>) -> (Option<Strin
 
 /// The application's function that is to answer for what goroutines do: in their own stack, else in that of the nearest maker that has
 /// one; and the stack that it is in. One that is in the way of others too, which do nothing wrong, is passed over for its caller.
-pub fn answerable(
+pub(super) fn answerable(
     stack: Option<&StackKey>,
     asked_by: &[AskedBy],
     others: &FxHashSet<String>,
@@ -87,7 +87,7 @@ fn app_functions(frames: &[StackFrame]) -> impl Iterator<Item = &str> {
 
 /// The application's functions on the way to calls that those who asked for them close again, though the call is the same as this
 /// row's.
-pub fn innocent(row: &FdStack, fds: &Fds, names: &mut Names<'_>) -> FxHashSet<String> {
+pub(super) fn innocent(row: &FdStack, fds: &Fds, names: &mut Names<'_>) -> FxHashSet<String> {
     let mut functions = FxHashSet::default();
     if row.asked_by.is_empty() {
         return functions;
@@ -105,7 +105,7 @@ pub fn innocent(row: &FdStack, fds: &Fds, names: &mut Names<'_>) -> FxHashSet<St
 }
 
 /// The functions by whose `go` statements it came from there to its call, the first one first.
-pub fn by_way_of(asked_by: &[AskedBy]) -> Option<String> {
+pub(super) fn by_way_of(asked_by: &[AskedBy]) -> Option<String> {
     let ways: Vec<&str> = asked_by
         .iter()
         .rev()

@@ -39,6 +39,16 @@ pub(super) fn steps() -> impl Iterator<Item = Step> {
     })
 }
 
+/// Loads the programs.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
+    for name in PROGRAMS {
+        let program = program(ebpf, name)?;
+        program.load()?;
+        say_size(name, program.info());
+    }
+    Ok(())
+}
+
 /// Go programs among the targets.
 pub(super) struct GoStarts {
     targets: HashMap<MapData, u32, Wire<GoLayout>>,
@@ -58,16 +68,6 @@ impl GoStarts {
             links: BTreeMap::new(),
             were_attached: false,
         })
-    }
-
-    /// Loads the programs.
-    pub(super) fn load(&self, ebpf: &mut Ebpf) -> Result<()> {
-        for name in PROGRAMS {
-            let program = program(ebpf, name)?;
-            program.load()?;
-            say_size(name, program.info());
-        }
-        Ok(())
     }
 
     /// The probes may tell this process's goroutines.

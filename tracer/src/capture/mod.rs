@@ -59,6 +59,10 @@ const REASON_MAX: usize = 512;
 
 /// What to capture.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of a run, each independent of the others"
+)]
 pub struct Request {
     /// Processes.
     pub targets: Vec<u32>,
@@ -189,7 +193,7 @@ impl Capture {
             }
         }
         if request.go_starts {
-            match go_starts.load(&mut ebpf) {
+            match go_starts::load(&mut ebpf) {
                 Ok(()) => attached.extend(go_starts::steps()),
                 Err(error) => log::warn!("who makes goroutines is not told: {error:#}"),
             }

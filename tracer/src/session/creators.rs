@@ -96,15 +96,20 @@ impl Hold {
 }
 
 impl Creators {
-    /// As the command line says.
-    pub(super) fn new(options: &Options) -> Self {
+    /// As the command line says, of these processes.
+    pub(super) fn start(options: &Options, capture: &mut Capture, pids: impl Iterator<Item = u32>) -> Self {
         let all = options.go_creators && options.uprobes;
-        Self {
+        let mut new = Self {
             on: options.collectors.fds || options.go_creators,
             uprobes: options.uprobes,
             all: all.then(|| Hold::new(options.budget.unwrap_or(PERCENT), host::monotonic_ns())),
             ..Self::default()
+        };
+        for pid in pids {
+            new.want(pid);
         }
+        new.attach(capture);
+        new
     }
 
     /// Whether programs may have to be probed.

@@ -124,11 +124,8 @@ impl Tracing {
                 one_in: options.sample,
             },
         );
-        let mut creators = Creators::new(&options);
-        for traced in targets.iter().filter(|traced| is_go(&traced.described)) {
-            creators.want(traced.held.pid);
-        }
-        creators.attach(&mut capture);
+        let programs = targets.iter().filter(|traced| is_go(&traced.described));
+        let creators = Creators::start(&options, &mut capture, programs.map(|traced| traced.held.pid));
         capture.set_control(
             budget
                 .setting()
