@@ -43,6 +43,8 @@ pub struct Cookie {
     pub m: u16,
     /// Offset of the goroutine that it runs in `runtime.m`.
     pub curg: u16,
+    /// Offset of its maker's number in `runtime.g`; 0 before Go 1.21, which keeps none.
+    pub parent: u16,
     /// The probe is on the jump of the stack's check: where that is taken the function begins anew, on a larger stack.
     pub on_check: bool,
     /// In the runtime, at all `go` statements.
@@ -55,6 +57,9 @@ const CARRY_OR_ZERO: u64 = 1 | 1 << 6;
 impl Cookie {
     const ON_CHECK: u64 = 1 << 48;
     const ALL: u64 = 1 << 49;
+    const PARENT: u32 = 50;
+    /// The offset of a word, in words.
+    const PARENT_MAX: u64 = (1 << 14) - 1;
 
     /// As the kernel carries it.
     #[inline(always)]
@@ -63,6 +68,7 @@ impl Cookie {
         self.goid as u64
             | (self.m as u64) << 16
             | (self.curg as u64) << 32
+            | ((self.parent as u64 / 8) & Self::PARENT_MAX) << Self::PARENT
             | if self.on_check { Self::ON_CHECK } else { 0 }
             | if self.all { Self::ALL } else { 0 }
     }
@@ -75,6 +81,7 @@ impl Cookie {
             goid: cookie as u16,
             m: (cookie >> 16) as u16,
             curg: (cookie >> 32) as u16,
+            parent: (cookie >> Self::PARENT) as u16 * 8,
             on_check: cookie & Self::ON_CHECK != 0,
             all: cookie & Self::ALL != 0,
         }
@@ -101,16 +108,17 @@ mod tests {
 
     #[test]
     fn cookies_come_back() {
-        for (goid, m, curg, on_check, all) in [
-            (152, 48, 184, false, false),
-            (160, 48, 192, true, false),
-            (u16::MAX, u16::MAX, u16::MAX, true, true),
-            (0, 0, 0, false, true),
+        for (goid, m, curg, parent, on_check, all) in [
+            (152, 48, 184, 272, false, false),
+            (160, 48, 192, 0, true, false),
+            (u16::MAX, u16::MAX, u16::MAX, u16::MAX - 7, true, true),
+            (0, 0, 0, 8, false, true),
         ] {
             let cookie = Cookie {
                 goid,
                 m,
                 curg,
+                parent,
                 on_check,
                 all,
             };

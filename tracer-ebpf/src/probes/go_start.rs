@@ -166,8 +166,13 @@ pub fn go_started(ctx: ProbeContext) -> u32 {
     // Gone already when the map was short of room.
     let _ = GO_ASKED.remove(key);
     let goid = word(g + u64::from(cookie.goid));
-    if goid == 0 || asked.goid == 0 {
-        count(counter::USER_FAULT);
+    // What another asked for at this address, and was not seen to begin.
+    let parent = if cookie.parent == 0 {
+        asked.goid
+    } else {
+        word(g + u64::from(cookie.parent))
+    };
+    if goid == 0 || asked.goid == 0 || parent != asked.goid {
         return 0;
     }
     // The last quarter is for records without which the tables are wrong.

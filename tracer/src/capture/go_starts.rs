@@ -82,13 +82,15 @@ impl GoStarts {
     /// Attaches to a process, all or none, in place of what was attached before.
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf, pid: u32, places: &Places) -> Result<()> {
         let mut links = Vec::new();
-        // Beginnings first: one that was not asked for is nobody's, and what was asked for before and began unseen would stay.
+        // Beginnings first: one that was not asked for is nobody's, and what was asked for and began unseen would stay.
         for (name, places) in [("go_started", &places.started), ("go_asked", &places.asked)] {
             for place in places {
                 links.push(attach(program(ebpf, name)?, pid, place).with_context(|| name.to_owned())?);
             }
         }
         self.were_attached |= !links.is_empty();
+        // Detached in the other order, for the same reason.
+        links.reverse();
         self.links.insert(pid, links);
         Ok(())
     }

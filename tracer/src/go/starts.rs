@@ -75,6 +75,11 @@ impl Starts {
             goid: layout.goid,
             m: layout.m,
             curg: layout.curg,
+            parent: if layout.parent == NO_FIELD {
+                0
+            } else {
+                layout.parent
+            },
             on_check: false,
             all: false,
         };
