@@ -362,6 +362,9 @@ wire! {
 /// [`GoLayout::parent`] of a version of Go that keeps none.
 pub const NO_FIELD: u16 = u16::MAX;
 
+/// Of a goroutine's descriptor fewer bytes than this are read: a power of two.
+pub const GO_BYTES: u32 = 512;
+
 wire! {
     /// Value of the map `GO_TARGETS`: how to find out which goroutine makes a system call.
     pub struct GoLayout [24] {
@@ -379,8 +382,8 @@ wire! {
         pub creator: u16,
         /// In `runtime.m`: the goroutine that it runs.
         pub curg: u16,
-        /// Zero.
-        pub reserved: u32,
+        /// Bytes of `runtime.g` that hold all of these: less than [`GO_BYTES`].
+        pub bytes: u32,
     }
 }
 

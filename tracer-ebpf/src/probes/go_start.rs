@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, pt_regs},
     helpers::{
         bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_ns,
-        bpf_probe_read_kernel, bpf_probe_read_user,
+        bpf_probe_read_user, generated::bpf_probe_read_user as probe_read_user,
     },
     macros::{map, uprobe},
     maps::{HashMap, LruHashMap},
@@ -13,13 +13,13 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     go_start::{Asked, Cookie, Key, is_on},
-    wire::{GoLayout, GoStart, NO_FIELD, counter, kind},
+    wire::{GO_BYTES, GoLayout, GoStart, NO_FIELD, counter, kind},
 };
 
 use super::{
     emit::{header, plain, ring_is_crowded},
-    maps::{control, count, fs_base_offset},
-    stack::stack_in_program,
+    maps::{control, count, fs_base_offset, tells_goroutines},
+    stack::{descriptors_scratch, stack_in_program},
     task::{current_regs, reg},
 };
 
@@ -54,37 +54,67 @@ fn word(at: u64) -> u64 {
     unsafe { bpf_probe_read_user(at as *const u64) }.unwrap_or(0)
 }
 
+/// Copies a goroutine's descriptor, as far as it is needed; one call, as each costs as much as a look-up.
+#[inline(always)]
+fn copy(to: *mut u64, g: u64, layout: &GoLayout) -> bool {
+    // SAFETY: the scratch has room for `GO_BYTES`; the helper cannot fault.
+    unsafe { probe_read_user(to.cast(), layout.bytes & (GO_BYTES - 1), g as *const _) == 0 }
+}
+
+/// A word of what was copied.
+#[inline(always)]
+fn field(from: *const u64, offset: u16) -> u64 {
+    // SAFETY: masked to `GO_BYTES`.
+    unsafe {
+        from.add((offset as usize / 8) & (GO_BYTES as usize / 8 - 1))
+            .read_volatile()
+    }
+}
+
 /// The goroutine that makes the present system call. Its thread keeps the one that it runs in thread-local storage: believed when
 /// that one's stack is the stack in use, and its thread says the same of it. In C code, or the runtime's own, it is the thread's
 /// first goroutine, which knows the one that waits for it.
 #[inline(always)]
 pub(super) fn goroutine(tgid: u32, regs: *const pt_regs) -> Goroutine {
+    if !tells_goroutines() {
+        return NONE;
+    }
     // SAFETY: copied out at once.
     let Some(layout) = (unsafe { GO_TARGETS.get(tgid) }).copied() else {
         return NONE;
     };
-    // SAFETY: a read of kernel memory that cannot fault; the offset comes from the kernel's BTF. The registers are the current task's.
+    let copied = descriptors_scratch();
+    if copied.is_null() {
+        return NONE;
+    }
+    // SAFETY: the current task is trusted; the verifier knows the offset, a constant, and lets the load through as one of that
+    // member. The registers are the current task's.
     let (base, sp) = unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>();
-        let base = bpf_probe_read_kernel(task.add(fs_base_offset()).cast::<u64>()).unwrap_or(0);
-        (base, reg!(regs, rsp))
+        (
+            task.add(fs_base_offset()).cast::<u64>().read_volatile(),
+            reg!(regs, rsp),
+        )
     };
-    let mut g = word(base.wrapping_add(layout.tls));
-    // SAFETY: a read of user memory that cannot fault.
-    let Ok(stack) = (unsafe { bpf_probe_read_user((g + u64::from(layout.stack)) as *const [u64; 2]) }) else {
+    let g = word(base.wrapping_add(layout.tls));
+    if !copy(copied, g, &layout) {
         return NONE;
-    };
+    }
+    let stack = [field(copied, layout.stack), field(copied, layout.stack + 8)];
     if !is_on(sp, stack) {
         return NONE;
     }
-    let m = word(g + u64::from(layout.m));
+    let m = field(copied, layout.m);
     let running = word(m + u64::from(layout.curg));
-    let mut goid = word(g + u64::from(layout.goid));
-    if goid == 0 {
-        g = running;
-        goid = word(g + u64::from(layout.goid));
+    if field(copied, layout.goid) == 0 {
+        if running == 0 || !copy(copied, running, &layout) || field(copied, layout.m) != m {
+            return NONE;
+        }
+    } else if running != g {
+        return NONE;
     }
-    if goid == 0 || running != g || word(g + u64::from(layout.m)) != m {
+    let goid = field(copied, layout.goid);
+    if goid == 0 {
         return NONE;
     }
     Goroutine {
@@ -92,9 +122,9 @@ pub(super) fn goroutine(tgid: u32, regs: *const pt_regs) -> Goroutine {
         parent: if layout.parent == NO_FIELD {
             0
         } else {
-            word(g + u64::from(layout.parent))
+            field(copied, layout.parent)
         },
-        creator: word(g + u64::from(layout.creator)),
+        creator: field(copied, layout.creator),
     }
 }
 

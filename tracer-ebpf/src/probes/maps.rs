@@ -78,6 +78,9 @@ static OFF_TASK_RAN_BEFORE: Global<u32> = Global::new(0);
 /// Offset of `task_struct.thread.fsbase`.
 #[unsafe(no_mangle)]
 static OFF_TASK_FSBASE: Global<u32> = Global::new(0);
+/// Not 0 when there may be Go programs among the targets whose descriptors are told with their goroutines.
+#[unsafe(no_mangle)]
+static GOROUTINES: Global<u32> = Global::new(0);
 /// The only target's tgid, 0 when there are several: spares bystanders the look-up in [`TARGETS`].
 #[unsafe(no_mangle)]
 static ONE_TARGET: Global<u32> = Global::new(0);
@@ -144,6 +147,12 @@ pub(super) fn ran_offsets() -> (usize, usize) {
 #[inline(always)]
 pub(super) fn fs_base_offset() -> usize {
     OFF_TASK_FSBASE.load() as usize
+}
+
+/// Whether goroutines are to be told.
+#[inline(always)]
+pub(super) fn tells_goroutines() -> bool {
+    GOROUTINES.load() != 0
 }
 
 /// Where a task's signals are.

@@ -76,6 +76,8 @@ pub struct Request {
     pub watch_cost: bool,
     /// There may be Go programs among the targets, whose locks are to be traced.
     pub go: bool,
+    /// There may be Go programs among them, and descriptors are to be told with their goroutines.
+    pub goroutines: bool,
     /// There may be Go programs among them, and who asks for descriptors is to be told.
     pub go_starts: bool,
 }
@@ -435,6 +437,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
     } else {
         0
     };
+    let goroutines = u32::from(request.goroutines);
     let mut loader = btf::loader();
     loader
         .btf(Some(btf))
@@ -454,6 +457,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .override_global("OFF_SIGNAL_SHARED", &offsets.signal_shared, true)
         .override_global("OFF_TASK_RAN", &offsets.task_ran, true)
         .override_global("OFF_TASK_RAN_BEFORE", &offsets.task_ran_before, true)
+        .override_global("GOROUTINES", &goroutines, true)
         .override_global("OFF_TASK_FSBASE", &offsets.task_fsbase, true)
         .override_global("OFF_URING_OPEN", &offsets.uring_open, true)
         .override_global("OFF_URING_ACCEPT", &offsets.uring_accept, true)

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use tracer_ebpf::{
     go_start::Cookie,
-    wire::{GoLayout, NO_FIELD},
+    wire::{GO_BYTES, GoLayout, NO_FIELD},
 };
 
 use super::{
@@ -206,9 +206,13 @@ fn calls(code: &[u8], start: u64, function: u64) -> Vec<u64> {
 fn layout<M: Memory>(memory: &M, program: &Program) -> Result<GoLayout> {
     let tls = tls(memory, program)?;
     let (types, _) = find_types(memory, program).context("no type descriptors")?;
-    let mut found = types.find(&["runtime.g", "runtime.m"]);
-    let g = found.remove("runtime.g").context("no descriptor of runtime.g")?;
-    let m = found.remove("runtime.m").context("no descriptor of runtime.m")?;
+    let mut structures = types.find(&["runtime.g", "runtime.m"]);
+    let g = structures
+        .remove("runtime.g")
+        .context("no descriptor of runtime.g")?;
+    let m = structures
+        .remove("runtime.m")
+        .context("no descriptor of runtime.m")?;
     let stack = g
         .type_of("stack")
         .and_then(|descriptor| types.structure(descriptor))
@@ -224,10 +228,10 @@ fn layout<M: Memory>(memory: &M, program: &Program) -> Result<GoLayout> {
         field
             .filter(|offset| offset.is_multiple_of(8))
             .and_then(|offset| u16::try_from(offset).ok())
-            .filter(|&offset| offset != NO_FIELD)
+            .filter(|&offset| u32::from(offset) < u32::from(NO_FIELD) - 8)
             .with_context(|| format!("no field {name}"))
     };
-    Ok(GoLayout {
+    let mut found = GoLayout {
         tls,
         stack: offset(g.field("stack").map(|at| at + low), "stack")?,
         m: offset(g.field("m"), "m")?,
@@ -238,8 +242,17 @@ fn layout<M: Memory>(memory: &M, program: &Program) -> Result<GoLayout> {
         },
         creator: offset(g.field("gopc"), "gopc")?,
         curg: offset(m.field("curg"), "curg")?,
-        reserved: 0,
-    })
+        bytes: 0,
+    };
+    let kept = if found.parent == NO_FIELD { 0 } else { found.parent };
+    let fields = [found.stack + 8, found.m, found.goid, kept, found.creator];
+    let last = fields.into_iter().fold(0, u16::max);
+    found.bytes = u32::from(last) + 8;
+    ensure!(
+        found.bytes < GO_BYTES && u64::from(found.bytes) <= g.size,
+        "the descriptor of runtime.g is larger than known"
+    );
+    Ok(found)
 }
 
 /// Where a thread keeps its goroutine, from the code of functions that load it after a change of stacks.

@@ -81,6 +81,7 @@ impl Tracing {
             ring_bytes: options.ring_bytes,
             watch_cost: options.budget.is_some(),
             go: traces_go(&options) && may_be_go,
+            goroutines: options.collectors.fds && may_be_go,
             go_starts: Creators::wants_probes(&options) && may_be_go,
         };
         let mut capture = Capture::start(&request)?;
