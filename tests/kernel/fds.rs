@@ -53,6 +53,9 @@ fn every_birth_is_seen_and_leaks_are_told_from_churn() {
     let report = ctrace.interrupted();
     process.tell("quit");
 
+    // Nobody asks for anything but in a Go program.
+    let asked = report.fds.iter().flat_map(|fds| &fds.by_stack);
+    assert_eq!(asked.filter(|row| !row.asked_by.is_empty()).count(), 0);
     let mut wrong = Vec::new();
     let mut judged = 0;
     println!(

@@ -20,6 +20,7 @@
 pub mod bench;
 pub mod births;
 pub mod delay;
+pub mod go_start;
 pub mod go_wait;
 pub mod memo;
 pub mod nr;

@@ -56,6 +56,8 @@ pub mod kind {
     pub const FD_URING: u16 = 10;
     /// [`super::GoWait`]: a goroutine that waited for one of Go's locks was made runnable.
     pub const GO_WAIT: u16 = 11;
+    /// [`super::GoStart`]: a goroutine was made, and who made it.
+    pub const GO_START: u16 = 12;
 }
 
 wire! {
@@ -319,7 +321,7 @@ wire! {
 
 wire! {
     /// A system call of a target thread returned descriptors.
-    pub struct FdOpen [80] {
+    pub struct FdOpen [104] {
         /// Front; written at the call's exit.
         pub header: Header,
         /// The system call.
@@ -332,6 +334,56 @@ wire! {
         pub args: [u64; 4],
         /// The caller's stack ([`stack_ref`]).
         pub stack: u64,
+        /// Number of the goroutine that called; 0 when none did, or none that can be told for certain.
+        pub goid: u64,
+        /// Number of the goroutine that made that one; 0 when unknown (before Go 1.21).
+        pub parent_goid: u64,
+        /// After the `go` statement that made it.
+        pub creator: u64,
+    }
+}
+
+wire! {
+    /// A goroutine was made at one of the `go` statements that are probed.
+    pub struct GoStart [56] {
+        /// Front.
+        pub header: Header,
+        /// Its number.
+        pub goid: u64,
+        /// Number of the goroutine that made it.
+        pub parent_goid: u64,
+        /// When its maker came to the `go` statement.
+        pub asked_ns: u64,
+        /// The maker's stack there ([`stack_ref`]).
+        pub stack: u64,
+    }
+}
+
+/// [`GoLayout::parent`] of a version of Go that keeps none.
+pub const NO_FIELD: u16 = u16::MAX;
+
+/// Of a goroutine's descriptor fewer bytes than this are read: a power of two.
+pub const GO_BYTES: u32 = 512;
+
+wire! {
+    /// Value of the map `GO_TARGETS`: how to find out which goroutine makes a system call.
+    pub struct GoLayout [24] {
+        /// From the thread's `fs` base to the word that holds its goroutine, modulo 2^64.
+        pub tls: u64,
+        /// In `runtime.g`: the bounds of its stack, the lower first.
+        pub stack: u16,
+        /// In `runtime.g`: its thread (`*runtime.m`).
+        pub m: u16,
+        /// In `runtime.g`: its number.
+        pub goid: u16,
+        /// In `runtime.g`: the number of the one that made it; [`NO_FIELD`] before Go 1.21.
+        pub parent: u16,
+        /// In `runtime.g`: after the `go` statement that made it.
+        pub creator: u16,
+        /// In `runtime.m`: the goroutine that it runs.
+        pub curg: u16,
+        /// Bytes of `runtime.g` that hold all of these: less than [`GO_BYTES`].
+        pub bytes: u32,
     }
 }
 
@@ -595,6 +647,7 @@ mod tests {
             Stack::SIZE,
             Delays::SIZE,
             GoWait::SIZE,
+            GoStart::SIZE,
             FdOpen::SIZE,
             FdClose::SIZE,
             FdRights::SIZE,

@@ -69,6 +69,9 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
                 fd2: -1,
                 args: [0; 4],
                 stack: 0,
+                goid: 0,
+                parent_goid: 0,
+                creator: 0,
             }
             .bytes()
             .into(),

@@ -23,6 +23,7 @@ use tracer_ebpf::{
 
 use super::{
     emit::{header, in_place, plain},
+    go_start::goroutine,
     maps::{control, count, is_target, uring_offsets},
     stack::{Place, stack},
     task::{Call, call, current_regs},
@@ -98,6 +99,7 @@ fn born((tgid, tid): (u32, u32), regs: *const pt_regs, call: &Call, [fd, fd2]: [
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let stack = stack(regs, Place::Descriptors, tgid, tid, now);
+    let goroutine = goroutine(tgid, regs);
     plain(
         FdOpen {
             header: header(kind::FD_OPEN, tgid, tid, now),
@@ -106,6 +108,9 @@ fn born((tgid, tid): (u32, u32), regs: *const pt_regs, call: &Call, [fd, fd2]: [
             fd2,
             args: [call.args[0], call.args[1], call.args[2], call.args[3]],
             stack,
+            goid: goroutine.goid,
+            parent_goid: goroutine.parent,
+            creator: goroutine.creator,
         },
         counter::FD_RING_FULL,
     );

@@ -75,6 +75,12 @@ static OFF_TASK_RAN: Global<u32> = Global::new(0);
 /// Offset of `task_struct.se.prev_sum_exec_runtime`: the same when it last got a CPU.
 #[unsafe(no_mangle)]
 static OFF_TASK_RAN_BEFORE: Global<u32> = Global::new(0);
+/// Offset of `task_struct.thread.fsbase`.
+#[unsafe(no_mangle)]
+static OFF_TASK_FSBASE: Global<u32> = Global::new(0);
+/// Not 0 when there may be Go programs among the targets whose descriptors are told with their goroutines.
+#[unsafe(no_mangle)]
+static GOROUTINES: Global<u32> = Global::new(0);
 /// The only target's tgid, 0 when there are several: spares bystanders the look-up in [`TARGETS`].
 #[unsafe(no_mangle)]
 static ONE_TARGET: Global<u32> = Global::new(0);
@@ -135,6 +141,18 @@ pub(super) fn task_offsets() -> (usize, usize) {
 #[inline(always)]
 pub(super) fn ran_offsets() -> (usize, usize) {
     (OFF_TASK_RAN.load() as usize, OFF_TASK_RAN_BEFORE.load() as usize)
+}
+
+/// Offset of a task's `fs` base: kept by the kernel while it runs, too, unless the program sets it by an instruction of its own.
+#[inline(always)]
+pub(super) fn fs_base_offset() -> usize {
+    OFF_TASK_FSBASE.load() as usize
+}
+
+/// Whether goroutines are to be told.
+#[inline(always)]
+pub(super) fn tells_goroutines() -> bool {
+    GOROUTINES.load() != 0
 }
 
 /// Where a task's signals are.

@@ -172,6 +172,12 @@ impl Scratch for OfThread {
     }
 }
 
+/// Memory for a probe of descriptors, of its own while it does not take a stack; null without.
+#[inline(always)]
+pub(super) fn descriptors_scratch() -> *mut u64 {
+    OfCpu::words(Place::Descriptors as u32)
+}
+
 /// The stack of the current thread, whose registers these are, as records refer to it ([`stack_ref`]).
 #[inline(never)]
 pub(super) fn stack(regs: *const pt_regs, place: Place, tgid: u32, tid: u32, now: u64) -> u64 {

@@ -244,6 +244,9 @@ impl<'a> Load<'a> {
                         fd2: -1,
                         args: [0; 4],
                         stack,
+                        goid: 0,
+                        parent_goid: 0,
+                        creator: 0,
                     }
                     .bytes(),
                 );

@@ -3,6 +3,7 @@
 pub mod fds;
 pub mod go_locks;
 pub mod go_pools;
+pub mod go_starts;
 pub mod goroutines;
 pub mod hist;
 pub mod reason;

@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{locks::Locks, names::Names};
+use super::{asked, locks::Locks, names::Names};
 use crate::proc::sched::Throttling;
 use crate::report::{
-    frames::{app_function, cut},
-    model::{FdKind, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time, Verdict},
+    frames::{app_function, cut, without_path},
+    model::{
+        FdKind, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time,
+        Verdict,
+    },
     units::{count, duration, percent, plain},
 };
 
@@ -113,7 +116,11 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         if row.verdict != Verdict::Leaking || row.confidence < LEAK_CONFIDENCE {
             continue;
         }
-        let function = function(names, row.stack.as_ref());
+        let innocent = asked::innocent(row, fds, names);
+        let (function, stack) = asked::answerable(row.stack.as_ref(), &row.asked_by, &innocent, names)
+            .unwrap_or_else(|| (function(names, row.stack.as_ref()), row.stack.clone()));
+        let way = asked::by_way_of(&row.asked_by)
+            .map_or_else(String::new, |way| format!("; asked for by way of {way}"));
         let kind = row
             .kinds
             .iter()
@@ -137,13 +144,13 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             confidence: row.confidence,
             title: format!(
                 "{} leaks descriptors ({kind}): {} of {} still open, {:+.1}/s",
-                cut(&function, SUBJECT),
+                cut(without_path(&function), SUBJECT),
                 count(row.live),
                 count(row.opened),
                 row.growth_per_s
             ),
             detail: format!(
-                "{} opened, {} closed, growing all the time{limit}",
+                "{} opened, {} closed, growing all the time{limit}{way}",
                 count(row.opened),
                 count(row.closed)
             ),
@@ -153,13 +160,28 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 ("live", json!(row.live)),
                 ("growth_per_s", json!(row.growth_per_s)),
                 ("time_to_limit_ns", json!(fds.time_to_limit_ns)),
+                ("opened_in", json!(row.stack)),
             ]),
-            remedy: format!(
-                "Close what {function} opens on every path, also where it fails; the examples show what they are."
-            ),
-            stack: row.stack.clone(),
+            remedy: remedy_of(row, &function),
+            stack,
             lock: None,
         });
+    }
+}
+
+fn remedy_of(row: &FdStack, function: &str) -> String {
+    let asked_of = |package: &str| {
+        let by = row.asked_by.iter().filter_map(|by| by.created_by.as_deref());
+        by.into_iter().any(|name| name.starts_with(package))
+    };
+    if asked_of("net/http.(*Transport).") {
+        format!(
+            "Close the body of every response that {function} gets (defer resp.Body.Close()), also where it does not read it."
+        )
+    } else {
+        format!(
+            "Close what {function} opens on every path, also where it fails; the examples show what they are."
+        )
     }
 }
 

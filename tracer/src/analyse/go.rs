@@ -122,6 +122,7 @@ pub fn go(
                 cut: group.cut,
                 created_by,
                 created_at,
+                asked_by: Vec::new(),
                 count: alive.count,
                 status: group.status.name().to_owned(),
                 wait_reason: reason,

@@ -1,5 +1,6 @@
 //! From tables to a report: locks put together and named, time summed up, diagnoses made.
 
+pub mod asked;
 pub mod blocked;
 pub mod findings;
 pub mod gc;

@@ -1,8 +1,8 @@
 //! Ring records to events. Nothing here trusts the length or the kind of a record.
 
 use tracer_ebpf::wire::{
-    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, GoWait, Header, Stack, StackClass, Wait,
-    kind,
+    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, GoStart, GoWait, Header, Stack, StackClass,
+    Wait, kind,
 };
 
 /// One record of the ring.
@@ -28,6 +28,8 @@ pub enum Event<'a> {
     FdUring(FdUring),
     /// A goroutine's wait for a lock ended.
     GoWait(GoWait),
+    /// A goroutine was made.
+    GoStart(GoStart),
     /// A thread or process was made.
     Fork(Fork),
     /// A process replaced its program.
@@ -49,6 +51,7 @@ pub fn decode(bytes: &[u8]) -> Option<Event<'_>> {
         kind::FD_RIGHTS => Event::FdRights(FdRights::read(bytes)?),
         kind::FD_URING => Event::FdUring(FdUring::read(bytes)?),
         kind::GO_WAIT => Event::GoWait(GoWait::read(bytes)?),
+        kind::GO_START => Event::GoStart(GoStart::read(bytes)?),
         kind::FORK => Event::Fork(Fork::read(bytes)?),
         kind::EXEC => Event::Exec(Exec::read(bytes)?),
         kind::EXIT => Event::Exit(Exit::read(bytes)?),
@@ -74,7 +77,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096), kind in 0u16..13) {
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096), kind in 0u16..14) {
             let mut bytes = bytes;
             if bytes.len() >= 2 {
                 bytes[..2].copy_from_slice(&kind.to_le_bytes());

@@ -3,6 +3,7 @@
 
 pub mod btf;
 pub mod decode;
+mod go_starts;
 pub mod mappings;
 pub mod offsets;
 pub mod plan;
@@ -26,18 +27,24 @@ use aya::{
 use aya_log::EbpfLogger;
 use tracer_ebpf::{
     memo::{Key, Ways},
-    wire::{Control, StackClass, StackPlace, TaskSnapshot, counter},
+    wire::{Control, GoLayout, StackClass, StackPlace, TaskSnapshot, counter},
 };
 
 use self::{
     btf::KernelBtf,
+    go_starts::GoStarts,
     offsets::{Offsets, STRUCTS},
     plan::{Collectors, Hook, Step},
     pool::Pool,
     stats::{KernelTime, RunStats, Sampler, run_stats},
     uprobes::Uprobes,
 };
-use crate::{go::sites::Sites, proc::host::monotonic_ns, report::model::Probe, stacks::Order};
+use crate::{
+    go::{sites::Sites, starts::Places},
+    proc::host::monotonic_ns,
+    report::model::Probe,
+    stacks::Order,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ctrace.bpf.o"));
 
@@ -45,11 +52,17 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ct
 const WATCH_NS: u64 = 500_000_000;
 /// Goroutines whose last wait is remembered.
 const GO_WAITS: u32 = 65_536;
+/// Goroutines that were asked for and have not begun.
+const GO_ASKED: u32 = 4096;
 /// Characters kept of why a hook could not be attached.
 const REASON_MAX: usize = 512;
 
 /// What to capture.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of a run, each independent of the others"
+)]
 pub struct Request {
     /// Processes.
     pub targets: Vec<u32>,
@@ -63,6 +76,10 @@ pub struct Request {
     pub watch_cost: bool,
     /// There may be Go programs among the targets, whose locks are to be traced.
     pub go: bool,
+    /// There may be Go programs among them, and descriptors are to be told with their goroutines.
+    pub goroutines: bool,
+    /// There may be Go programs among them, and who asks for descriptors is to be told.
+    pub go_starts: bool,
 }
 
 /// Probes attached to the kernel; they go with this value, and with the process however it ends.
@@ -83,6 +100,7 @@ pub struct Capture {
     unattached: Vec<(Step, String)>,
     sampler: Sampler,
     uprobes: Uprobes,
+    go_starts: GoStarts,
 }
 
 /// A type of the wire in a map: aya wants its marker trait on a type of ours.
@@ -96,6 +114,8 @@ unsafe impl aya::Pod for Wire<StackPlace> {}
 unsafe impl aya::Pod for Wire<Control> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Wire<Key> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<GoLayout> {}
 
 impl Capture {
     /// Loads and attaches everything in the plan. Must be called while the process has one thread.
@@ -142,6 +162,7 @@ impl Capture {
         };
         let control: Array<_, Wire<Control>> = Array::try_from(take("CONTROL")?)?;
         let kstacks = StackTraceMap::try_from(take("KSTACKS")?)?;
+        let go_starts = GoStarts::new(take("GO_TARGETS")?, offsets.task_fsbase != 0)?;
         for &tgid in &request.targets {
             targets
                 .insert(tgid, 0, 0)
@@ -173,6 +194,12 @@ impl Capture {
                 read_tasks(&mut ebpf)?;
             }
         }
+        if request.go_starts {
+            match go_starts::load(&mut ebpf) {
+                Ok(()) => attached.extend(go_starts::steps()),
+                Err(error) => log::warn!("who makes goroutines is not told: {error:#}"),
+            }
+        }
         if request.go {
             // Listed from the start: samples of the cost go by the programs' order.
             match uprobes::load(&mut ebpf) {
@@ -201,6 +228,7 @@ impl Capture {
                 Sampler::default()
             },
             uprobes: Uprobes::default(),
+            go_starts,
         })
     }
 
@@ -284,11 +312,22 @@ impl Capture {
     /// Detaches from a Go program.
     pub fn detach_go(&mut self, pid: u32) {
         self.uprobes.detach(pid);
+        self.go_starts.forget(pid);
+    }
+
+    /// Tells the probes how to know a Go program's goroutines.
+    pub fn know_goroutines(&mut self, pid: u32, layout: GoLayout) -> Result<()> {
+        self.go_starts.know(pid, layout)
+    }
+
+    /// Attaches to these `go` statements of a program, and to no others of it; the probes must have been asked for at the start.
+    pub fn attach_starts(&mut self, pid: u32, places: &Places) -> Result<()> {
+        self.go_starts.attach(&mut self.ebpf, pid, places)
     }
 
     /// Forgets a process that has ended.
     pub fn remove_target(&mut self, tgid: u32) {
-        self.uprobes.detach(tgid);
+        self.detach_go(tgid);
         // Absent when there was no room for it.
         if let Err(error) = self.targets.remove(&tgid) {
             log::debug!("target {tgid}: {error}");
@@ -347,7 +386,14 @@ impl Capture {
         programs
             .into_iter()
             .enumerate()
-            .filter(|(_, (_, hook))| self.uprobes.were_attached || !matches!(hook, Hook::Uprobe(_)))
+            .filter(|(_, (program, hook))| {
+                let attached = if go_starts::is_one(program) {
+                    self.go_starts.were_attached
+                } else {
+                    self.uprobes.were_attached
+                };
+                attached || !matches!(hook, Hook::Uprobe(_))
+            })
             .map(|(at, (program, hook))| {
                 let estimate = sampled.as_ref().and_then(|sampled| sampled.estimate(at));
                 Probe {
@@ -391,12 +437,14 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
     } else {
         0
     };
+    let goroutines = u32::from(request.goroutines);
     let mut loader = btf::loader();
     loader
         .btf(Some(btf))
         .allow_unsupported_maps()
         .map_max_entries("EVENTS", request.ring_bytes)
         .map_max_entries("GO_WAITS", if request.go { GO_WAITS } else { 1 })
+        .map_max_entries("GO_ASKED", if request.go_starts { GO_ASKED } else { 1 })
         .override_global("RING_BYTES", &request.ring_bytes, true)
         .override_global("FEATURES", &features, true)
         .override_global("ONE_TARGET", &one_target, true)
@@ -409,6 +457,8 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .override_global("OFF_SIGNAL_SHARED", &offsets.signal_shared, true)
         .override_global("OFF_TASK_RAN", &offsets.task_ran, true)
         .override_global("OFF_TASK_RAN_BEFORE", &offsets.task_ran_before, true)
+        .override_global("GOROUTINES", &goroutines, true)
+        .override_global("OFF_TASK_FSBASE", &offsets.task_fsbase, true)
         .override_global("OFF_URING_OPEN", &offsets.uring_open, true)
         .override_global("OFF_URING_ACCEPT", &offsets.uring_accept, true)
         .override_global("OFF_URING_SOCKET", &offsets.uring_socket, true)

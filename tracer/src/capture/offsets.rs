@@ -25,6 +25,8 @@ pub struct Offsets {
     pub task_ran: u32,
     /// `task_struct.se.prev_sum_exec_runtime`: the same when it last got a CPU.
     pub task_ran_before: u32,
+    /// `task_struct.thread.fsbase`; 0 where there is none.
+    pub task_fsbase: u32,
     /// `io_open.file_slot`: a request's private data begin at the request's first byte.
     pub uring_open: u32,
     /// `io_accept.file_slot`.
@@ -38,11 +40,12 @@ pub struct Offsets {
 }
 
 /// Structs whose members are needed, for [`KernelBtf::read`].
-pub const STRUCTS: [(Kind, &str); 8] = [
+pub const STRUCTS: [(Kind, &str); 9] = [
     (Kind::Struct, "task_struct"),
     (Kind::Struct, "sched_entity"),
     (Kind::Struct, "sigpending"),
     (Kind::Struct, "signal_struct"),
+    (Kind::Struct, "thread_struct"),
     (Kind::Struct, "io_open"),
     (Kind::Struct, "io_accept"),
     (Kind::Struct, "io_socket"),
@@ -60,6 +63,10 @@ impl Offsets {
         let set = needed("sigpending", "signal")?;
         let entity = task("se")?;
         let optional = |owner, field| btf.member(owner, field).unwrap_or(0);
+        let fsbase = btf
+            .member("task_struct", "thread")
+            .zip(btf.member("thread_struct", "fsbase"))
+            .map_or(0, |(thread, base)| thread + base);
         Ok(Self {
             task_pid: task("pid")?,
             task_tgid: task("tgid")?,
@@ -70,6 +77,7 @@ impl Offsets {
             signal_shared: needed("signal_struct", "shared_pending")? + set,
             task_ran: entity + needed("sched_entity", "sum_exec_runtime")?,
             task_ran_before: entity + needed("sched_entity", "prev_sum_exec_runtime")?,
+            task_fsbase: fsbase,
             uring_open: optional("io_open", "file_slot"),
             uring_accept: optional("io_accept", "file_slot"),
             uring_socket: optional("io_socket", "file_slot"),

@@ -41,6 +41,8 @@ pub struct Options {
     pub uprobes: bool,
     /// What may be written into Go programs; None: nothing.
     pub go_write: Option<GoWrite>,
+    /// Who makes goroutines is told at every `go` statement.
+    pub go_creators: bool,
     /// Follow children.
     pub follow: bool,
     /// Report probes and remedies too.
@@ -89,6 +91,7 @@ impl Options {
             older: positive("older", &args.older)?,
             uprobes: !args.no_uprobes,
             go_write: go_write(args)?,
+            go_creators: args.go_creators,
             follow: args.follow,
             verbose: args.verbose > 0,
             quiet: args.quiet,

@@ -28,6 +28,7 @@ pub mod semaphores;
 pub mod sites;
 pub mod snapshot;
 pub mod sockets;
+pub mod starts;
 pub(crate) mod sudogs;
 pub mod ticks;
 pub mod types;

@@ -57,6 +57,14 @@ impl Program {
         })
     }
 
+    /// Name of the function that begins at an address; None when none does.
+    #[must_use]
+    pub fn begins(&self, address: u64) -> Option<String> {
+        let address = address.wrapping_sub(self.bias);
+        let (start, _) = self.table.bounds(address)?;
+        (start == address).then(|| self.table.function_name(start))?
+    }
+
     /// First address of a function of the runtime.
     #[must_use]
     pub fn function(&self, name: &str) -> Option<u64> {
@@ -140,7 +148,15 @@ impl Program {
 
 /// What globals and probes are found by.
 fn is_runtime(name: &str) -> bool {
-    name.starts_with("runtime.") || name.starts_with("sync.") || name.starts_with("internal/sync.")
+    [
+        "runtime.",
+        "sync.",
+        "internal/sync.",
+        "net.(*sysDialer).",
+        "net/http.(*Transport).",
+    ]
+    .iter()
+    .any(|package| name.starts_with(package))
 }
 
 /// Where the process has the file, which may have been deleted or replaced since.

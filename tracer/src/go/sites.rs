@@ -79,7 +79,8 @@ impl Sites {
     }
 }
 
-fn site(program: &Program, function: &str) -> Result<Site> {
+/// Where the beginning of a function can be probed.
+pub(super) fn site(program: &Program, function: &str) -> Result<Site> {
     let (code, start) = program
         .code(function)
         .with_context(|| format!("the program has no {function}"))?;
@@ -91,7 +92,7 @@ fn site(program: &Program, function: &str) -> Result<Site> {
 }
 
 /// The address in a function's code that is to be probed, and whether it is the check's jump.
-fn place(code: &[u8], start: u64) -> Result<(u64, bool)> {
+pub(super) fn place(code: &[u8], start: u64) -> Result<(u64, bool)> {
     let mut prologue = instructions(code, start);
     let mut next = move || prologue.next().context("its code is cut short");
     let mut check = next()?;

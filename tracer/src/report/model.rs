@@ -510,6 +510,9 @@ document! {
         pub stack: Option<StackKey>,
         /// Why there is no stack: `before_attach`, `unseen`, `stack_lost`.
         pub without_stack: Option<String>,
+        /// In a Go program, who asked for it: the goroutine that made the one whose stack this is, the one that made that, and so on,
+        /// as far as is known; each asker has a row of its own.
+        pub asked_by: Vec<AskedBy>,
         /// System call that made most of them.
         pub call: Option<String>,
         /// How many of each kind.
@@ -534,6 +537,16 @@ document! {
         pub age: Hist,
         /// Some of those still open, oldest first.
         pub examples: Vec<FdExample>,
+    }
+
+    /// A goroutine that made another one.
+    pub struct AskedBy {
+        /// Where it was at its `go` statement; null when that was not seen.
+        pub stack: Option<StackKey>,
+        /// Function of the `go` statement.
+        pub created_by: Option<String>,
+        /// `file:line` of the `go` statement.
+        pub created_at: Option<String>,
     }
 
     /// One open descriptor.
@@ -601,6 +614,8 @@ document! {
         pub created_by: Option<String>,
         /// `file:line` of its `go` statement.
         pub created_at: Option<String>,
+        /// The stacks of those that made one of them, nearest first, as far as is known: of dials, else with `--go-creators`.
+        pub asked_by: Vec<AskedBy>,
         /// How many.
         pub count: u64,
         /// `runnable`, `running`, `syscall`, `waiting`, `preempted`, `leaked` (the collector proved that nothing can wake them).

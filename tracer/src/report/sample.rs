@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go, GoBlocked,
-    GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack, GoPoolUse,
-    GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten, Hist,
-    Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
+    AskedBy, Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go,
+    GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
+    GoPoolUse, GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten,
+    Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
     Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey, StacksHad, Target,
     ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
@@ -81,6 +81,14 @@ fn exhausted_pool() -> GoPool {
     }
 }
 
+fn asked_by() -> AskedBy {
+    AskedBy {
+        stack: Some("4".to_owned()),
+        created_by: Some("main.reload".to_owned()),
+        created_at: Some("/srv/src/reload.go:41".to_owned()),
+    }
+}
+
 /// A Go program with a leak, and its runtime's own goroutines.
 fn goroutines() -> Go {
     let stuck = GoStack {
@@ -89,6 +97,7 @@ fn goroutines() -> Go {
         cut: false,
         created_by: Some("main.fanOut".to_owned()),
         created_at: Some("/srv/src/fan.go:97".to_owned()),
+        asked_by: vec![asked_by()],
         count: 797,
         status: "waiting".to_owned(),
         wait_reason: Some("chan send".to_owned()),
@@ -701,6 +710,7 @@ fn leaking_fds() -> Fds {
                 pid: 4242,
                 stack: Some("3".to_owned()),
                 without_stack: None,
+                asked_by: vec![asked_by()],
                 call: Some("socket".to_owned()),
                 kinds: BTreeMap::from([(FdKind::Socket, 41)]),
                 opened: 41,
@@ -718,6 +728,7 @@ fn leaking_fds() -> Fds {
                 pid: 4242,
                 stack: None,
                 without_stack: Some("before_attach".to_owned()),
+                asked_by: Vec::new(),
                 call: None,
                 kinds: BTreeMap::from([(FdKind::File, 9), (FdKind::Epoll, 1), (FdKind::Socket, 21)]),
                 opened: 0,

@@ -1,6 +1,6 @@
 //! A report put together from the state of a run.
 
-use std::io;
+use std::{cell::RefCell, io};
 
 use anyhow::{Context as _, Result};
 use rustc_hash::FxHashMap;
@@ -14,7 +14,10 @@ use super::{
     tracing::{Traced, Tracing},
 };
 use crate::{
-    aggregate::fds::{FdTable, ReportInput},
+    aggregate::{
+        fds::{FdTable, ReportInput},
+        go_starts::GoStarts,
+    },
     analyse::{self, Window, blocked, findings, hints, locks, names::Names, time, waiting},
     capture::{
         Capture,
@@ -140,6 +143,7 @@ impl Tracing {
             + self.pipeline.go_locks.folded()
             + self.pipeline.threads.folded()
             + self.pipeline.folded()
+            + self.pipeline.go_starts.folded()
             + self.pipeline.fds.values().map(FdTable::folded).sum::<u64>();
         Ok(Losses {
             ring_full: at(counter::RING_FULL),
@@ -210,6 +214,7 @@ impl Tracing {
             go: go_targets,
             go_write,
             uprobes,
+            creators,
             ..
         } = self;
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
@@ -271,10 +276,17 @@ impl Tracing {
             .collectors
             .sched
             .then(|| time::run_queue(&pipeline.threads, &live, snapshot::throttled(edge, after)));
-        let fds = options
-            .collectors
-            .fds
-            .then(|| fds(&pipeline.fds, options, &self.unseen_kinds, &mut names, after.ns));
+        let fds = options.collectors.fds.then(|| {
+            let starts = &pipeline.go_starts;
+            fds(
+                &pipeline.fds,
+                starts,
+                options,
+                &self.unseen_kinds,
+                &mut names,
+                after.ns,
+            )
+        });
         let mut go = if options.collectors.go {
             let mut all = go(go_targets, targets, options, after.ns, &mut names);
             go_written::add(&mut all, go_targets, go_write, &mut names);
@@ -282,6 +294,7 @@ impl Tracing {
         } else {
             Vec::new()
         };
+        analyse::asked::complete(&mut go, &pipeline.go_starts, &mut names);
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
@@ -301,6 +314,10 @@ impl Tracing {
         hints.extend(hints::unread_go(&described, go_targets.refused()));
         hints.extend(go_written::hints(&described, go_write));
         hints.extend(uprobes.hints(|pid| {
+            let target = described.iter().find(|target| target.pid == pid)?;
+            Some(target.runtime.clone())
+        }));
+        hints.extend(creators.hints(|pid| {
             let target = described.iter().find(|target| target.pid == pid)?;
             Some(target.runtime.clone())
         }));
@@ -435,6 +452,7 @@ fn since(now: &Losses, before: &Losses) -> Losses {
 /// The descriptors' section: tables of all targets together, rows by process.
 fn fds(
     tables: &FxHashMap<u32, FdTable>,
+    starts: &GoStarts,
     options: &Options,
     unseen_kinds: &[String],
     names: &mut Names<'_>,
@@ -455,10 +473,12 @@ fn fds(
     let mut tables: Vec<(u32, &FdTable)> = tables.iter().map(|(&pid, table)| (pid, table)).collect();
     tables.sort_unstable_by_key(|(pid, _)| *pid);
     let several = tables.len() > 1;
+    let names = RefCell::new(names);
     for (pid, table) in tables {
         let scan = fd::scan(pid, host::monotonic_ns).ok();
         let limit = limits::nofile(pid).ok().and_then(|limit| limit.soft);
         let stack_key = |stack: StackId| format!("s{}", stack.0);
+        let asked_by = |asker| analyse::asked::steps(&starts.get(asker), pid, &mut names.borrow_mut());
         let mut input = ReportInput {
             now_ns,
             limit,
@@ -468,6 +488,7 @@ fn fds(
             unseen_kinds: Vec::new(),
             hist,
             stack_key: &stack_key,
+            asked_by: &asked_by,
         };
         let sockets = Sockets::of_only(pid, &table.example_inodes(&input)).ok();
         input.sockets = sockets.as_ref();
@@ -499,7 +520,7 @@ fn fds(
             .as_deref()
             .and_then(|key| key.strip_prefix('s')?.parse().ok())
         {
-            names.key(StackId(id));
+            names.borrow_mut().key(StackId(id));
         }
     }
     sum

@@ -4,6 +4,7 @@ pub mod apart;
 pub mod assemble;
 pub mod budget;
 pub mod child;
+mod creators;
 pub mod go;
 pub mod go_write;
 mod go_written;

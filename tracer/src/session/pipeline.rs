@@ -14,6 +14,7 @@ use crate::{
     aggregate::{
         fds::FdTable,
         go_locks::GoLocks,
+        go_starts::GoStarts,
         reason::{INTERRUPTIBLE, reason},
         threads::Threads,
         waits::Waits,
@@ -52,6 +53,8 @@ pub struct Pipeline {
     pub waits: Waits,
     /// Waits of goroutines.
     pub go_locks: GoLocks,
+    /// Who made which goroutine.
+    pub go_starts: GoStarts,
     /// Threads.
     pub threads: Threads,
     /// Descriptor tables by process; empty when descriptors are not collected.
@@ -88,6 +91,7 @@ impl Pipeline {
             stacks: Stacks::new(),
             waits: Waits::new(min_wait_ns),
             go_locks: GoLocks::default(),
+            go_starts: GoStarts::default(),
             threads: Threads::default(),
             fds: FxHashMap::default(),
             realtime_offset_ns,
@@ -120,8 +124,11 @@ impl Pipeline {
             Event::Delays(record) => self.threads.on_delays(&record),
             Event::FdOpen(record) => {
                 let stack = self.stack(record.stack, record.header.tgid, record.header.ts_ns);
+                let asker = self
+                    .go_starts
+                    .asker(record.header.tgid, record.goid, record.creator);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
-                    table.on_open(&record, stack);
+                    table.on_asked(&record, stack, asker);
                 }
             }
             Event::FdClose(record) => {
@@ -142,6 +149,10 @@ impl Pipeline {
                 let waker = self.stack(record.waker_stack, tgid, record.header.ts_ns);
                 self.go_locks.on_wait(&record, (stack, waker));
             }
+            Event::GoStart(record) => {
+                let stack = self.stack(record.stack, record.header.tgid, record.asked_ns);
+                self.go_starts.on_start(&record, stack);
+            }
             Event::Fork(record) => {
                 if self.follow && record.child_tgid != record.header.tgid {
                     self.on_child(&record);
@@ -153,6 +164,7 @@ impl Pipeline {
             Event::Exec(record) => {
                 self.threads.on_rename(record.old_tid, record.header.tid);
                 self.stacks.process_exec(record.header.tgid, record.header.ts_ns);
+                self.go_starts.on_exec(record.header.tgid);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_exec(record.header.ts_ns);
                 }

@@ -11,6 +11,7 @@ use tracer_ebpf::wire::TaskSnapshot;
 use super::{
     assemble::had_since,
     budget::{Budget, Setting},
+    creators::Creators,
     go::GoTargets,
     go_write::GoWriter,
     hearing::Hearing,
@@ -51,6 +52,7 @@ pub struct Tracing {
     pub(super) hearing: Hearing,
     pub(super) targets: Vec<Traced>,
     pub(super) uprobes: GoPrograms,
+    pub(super) creators: Creators,
     pub(super) symbolizer: Symbolizer,
     pub(super) kernel: KernelSymbols,
     pub(super) edge: Edge,
@@ -76,15 +78,18 @@ impl Tracing {
         if go_write.is_asked() && !command && !options.follow {
             some_go(&held)?;
         }
+        // What a command or a child will be is not known yet.
+        let may_be_go =
+            command || options.follow || held.iter().any(|held| is_go(&target::describe(held.pid)));
         let request = Request {
             targets: held.iter().map(|held| held.pid).collect(),
             collectors: options.collectors,
             follow: options.follow,
             ring_bytes: options.ring_bytes,
             watch_cost: options.budget.is_some(),
-            // What a command or a child will be is not known yet.
-            go: traces_go(&options)
-                && (command || options.follow || held.iter().any(|held| is_go(&target::describe(held.pid)))),
+            go: traces_go(&options) && may_be_go,
+            goroutines: options.collectors.fds && may_be_go,
+            go_starts: Creators::wants_probes(&options) && may_be_go,
         };
         let mut capture = Capture::start(&request)?;
         let min_wait_ns = options.min_wait.as_nanos() as u64;
@@ -127,6 +132,8 @@ impl Tracing {
                 one_in: options.sample,
             },
         );
+        let programs = targets.iter().filter(|traced| is_go(&traced.described));
+        let creators = Creators::start(&options, &mut capture, programs.map(|traced| traced.held.pid));
         capture.set_control(
             budget
                 .setting()
@@ -162,6 +169,7 @@ impl Tracing {
             hearing,
             targets,
             uprobes,
+            creators,
             symbolizer: Symbolizer::new(),
             kernel: KernelSymbols::new(),
             edge,
@@ -188,6 +196,10 @@ impl Tracing {
     /// Takes what the probes have written.
     pub fn drain(&mut self) {
         self.drain_records();
+        if let Some(capture) = &mut self.capture {
+            let seen = self.pipeline.go_starts.seen();
+            self.creators.hold(capture, host::monotonic_ns(), seen);
+        }
         for notice in self.pipeline.take_notices() {
             self.on_notice(notice);
         }
@@ -219,12 +231,17 @@ impl Tracing {
             Notice::Exec(pid) => {
                 if let Some(traced) = self.targets.iter_mut().find(|traced| traced.held.pid == pid) {
                     let described = target::describe(pid);
-                    if let Some(capture) = self.capture.as_mut().filter(|_| traces_go(&self.options)) {
+                    if let Some(capture) = &mut self.capture {
                         capture.detach_go(pid);
                         self.uprobes.forget(pid);
+                        self.creators.forget(pid);
                         if is_go(&described) {
-                            self.uprobes.want(pid);
-                            self.uprobes.attach(capture);
+                            self.creators.want(pid);
+                            self.creators.attach(capture);
+                            if traces_go(&self.options) {
+                                self.uprobes.want(pid);
+                                self.uprobes.attach(capture);
+                            }
                         }
                     }
                     if !described.comm.is_empty() {
@@ -271,6 +288,7 @@ impl Tracing {
     pub fn sample(&mut self) {
         if let Some(capture) = &mut self.capture {
             self.uprobes.attach(capture);
+            self.creators.attach(capture);
         }
         let now = host::monotonic_ns();
         for table in self.pipeline.fds.values_mut() {
@@ -301,6 +319,7 @@ impl Tracing {
                 traced.exited = true;
                 traced.described.exited = true;
                 self.uprobes.forget(traced.held.pid);
+                self.creators.forget(traced.held.pid);
                 traced.held.release();
                 if let Some(table) = self.pipeline.fds.get_mut(&traced.held.pid) {
                     table.on_process_exit(now);

@@ -5,12 +5,18 @@ use tracer_ebpf::wire::{FdClose, FdOpen, FdRights, FdUring, fd_close};
 
 use super::births::{self, Source};
 use super::{FdTable, MAX_PRIVATE, RowKey};
+use crate::aggregate::go_starts::AskerId;
 use crate::report::model::FdKind;
 use crate::stacks::StackId;
 
 impl FdTable {
     /// A system call returned one descriptor or a pair.
     pub fn on_open(&mut self, event: &FdOpen, stack: StackId) {
+        self.on_asked(event, stack, AskerId::NONE);
+    }
+
+    /// The same, when it is known who asked for the call.
+    pub fn on_asked(&mut self, event: &FdOpen, stack: StackId, asker: AskerId) {
         let header = &event.header;
         if self.foreign(header.tid) {
             return;
@@ -23,7 +29,7 @@ impl FdTable {
             self.birth(
                 fd,
                 header.ts_ns,
-                RowKey::Stack(stack),
+                RowKey::Stack(stack, asker),
                 source,
                 Some(event.nr),
                 over,
@@ -89,7 +95,7 @@ impl FdTable {
             self.birth(
                 fd,
                 event.header.ts_ns,
-                RowKey::Stack(stack),
+                RowKey::Stack(stack, AskerId::NONE),
                 source,
                 Some(event.nr),
                 false,
@@ -115,7 +121,7 @@ impl FdTable {
         self.birth(
             event.result,
             event.header.ts_ns,
-            RowKey::Stack(stack),
+            RowKey::Stack(stack, AskerId::NONE),
             source,
             Some(call),
             false,

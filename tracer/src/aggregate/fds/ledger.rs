@@ -115,7 +115,7 @@ impl FdTable {
         if let Some(&row) = self.by_key.get(&key) {
             return row;
         }
-        if self.rows.len() >= MAX_ROWS && matches!(key, RowKey::Stack(_)) {
+        if self.rows.len() >= MAX_ROWS && matches!(key, RowKey::Stack(..)) {
             self.folded += 1;
             return self.row(RowKey::Folded);
         }

@@ -24,6 +24,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub use self::reconcile::Reconciled;
 pub use self::report::ReportInput;
+use super::go_starts::AskerId;
 use super::series::{Series, Timeline};
 use crate::proc::fd::FdScan;
 use crate::report::model::FdKind;
@@ -71,7 +72,8 @@ pub struct FdTable {
 enum RowKey {
     BeforeAttach,
     Unseen,
-    Stack(StackId),
+    /// And, in a Go program, who asked for it.
+    Stack(StackId, AskerId),
     Folded,
 }
 

@@ -1,11 +1,12 @@
 //! The table as a section of the report.
 
 use super::{FdTable, Live, Origin, Row, RowKey, births};
+use crate::aggregate::go_starts::AskerId;
 use crate::aggregate::hist::Histogram;
 use crate::aggregate::verdict::{self, Evidence};
 use crate::proc::fd::{FdEntry, FdScan};
 use crate::proc::sockets::Sockets;
-use crate::report::model::{FdExample, FdStack, Fds, Hist, StackKey, Verdict};
+use crate::report::model::{AskedBy, FdExample, FdStack, Fds, Hist, StackKey, Verdict};
 use crate::stacks::StackId;
 
 /// Most examples per row.
@@ -29,6 +30,8 @@ pub struct ReportInput<'a> {
     pub hist: fn(&Histogram) -> Hist,
     /// Names a stack as the report does.
     pub stack_key: &'a dyn Fn(StackId) -> StackKey,
+    /// Says who asked, as the report does.
+    pub asked_by: &'a dyn Fn(AskerId) -> Vec<AskedBy>,
 }
 
 /// What a row's open descriptors are like.
@@ -130,7 +133,7 @@ impl FdTable {
         let suspect_ns = input.older_ns.unwrap_or(shape.window_ns / 4);
         let (verdict, confidence) = verdict::judge(&Evidence {
             complete: self.incomplete.is_empty() && row.key != RowKey::Folded,
-            mixed: matches!(row.key, RowKey::Unseen | RowKey::Stack(StackId::NONE)),
+            mixed: matches!(row.key, RowKey::Unseen | RowKey::Stack(StackId::NONE, _)),
             opened: row.series.opened,
             closed: row.series.closed,
             at_start: row.series.at_start,
@@ -141,9 +144,13 @@ impl FdTable {
             late_deaths: row.died_at(suspect_ns),
             before_closed: left.before_closed,
         });
+        let asked_by = match row.key {
+            RowKey::Stack(_, asker) if asker != AskerId::NONE => (input.asked_by)(asker),
+            _ => Vec::new(),
+        };
         let (stack, without_stack) = match row.key {
-            RowKey::Stack(StackId::NONE) => (None, Some("stack_lost")),
-            RowKey::Stack(stack) => (Some((input.stack_key)(stack)), None),
+            RowKey::Stack(StackId::NONE, _) => (None, Some("stack_lost")),
+            RowKey::Stack(stack, _) => (Some((input.stack_key)(stack)), None),
             RowKey::BeforeAttach => (None, Some("before_attach")),
             RowKey::Unseen => (None, Some("unseen")),
             RowKey::Folded => (None, Some("folded")),
@@ -152,6 +159,7 @@ impl FdTable {
             pid: self.tgid,
             stack,
             without_stack: without_stack.map(str::to_owned),
+            asked_by,
             call: row
                 .calls
                 .iter()

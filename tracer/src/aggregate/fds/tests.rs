@@ -4,9 +4,10 @@ use tracer_ebpf::nr;
 use tracer_ebpf::wire::{CONTROL_MAX, FdClose, FdOpen, FdRights, FdUring, Header, fd_close};
 
 use super::{FdTable, Reconciled, ReportInput};
+use crate::aggregate::go_starts::AskerId;
 use crate::aggregate::hist::Histogram;
 use crate::proc::fd::{FdEntry, FdScan};
-use crate::report::model::{FdKind, FdStack, Fds, Hist};
+use crate::report::model::{AskedBy, FdKind, FdStack, Fds, Hist};
 use crate::stacks::StackId;
 
 mod model;
@@ -36,6 +37,9 @@ fn opened(ts_ns: u64, nr: i64, fd: i32, args: [u64; 4]) -> FdOpen {
         fd2: -1,
         args,
         stack: 0,
+        goid: 0,
+        parent_goid: 0,
+        creator: 0,
     }
 }
 
@@ -111,6 +115,13 @@ fn report(table: &FdTable, now_ns: u64, scan: Option<&FdScan>) -> Fds {
         unseen_kinds: vec!["ioctl".to_owned()],
         hist,
         stack_key: &|stack| stack.0.to_string(),
+        asked_by: &|asker| {
+            vec![AskedBy {
+                stack: None,
+                created_by: Some(asker.0.to_string()),
+                created_at: None,
+            }]
+        },
     })
 }
 
@@ -119,6 +130,33 @@ fn row<'a>(fds: &'a Fds, name: &str) -> &'a FdStack {
         .iter()
         .find(|row| row.stack.as_deref().or(row.without_stack.as_deref()) == Some(name))
         .unwrap_or_else(|| panic!("no row {name} in {fds:#?}"))
+}
+
+#[test]
+fn each_asker_has_a_row_of_its_own() {
+    let mut table = FdTable::new(TGID);
+    table.seed(&scanned(1, Vec::new()));
+    for fd in 3..26 {
+        table.on_asked(&opened(20, nr::SOCKET, fd, [0; 4]), A, AskerId(7));
+    }
+    for fd in 30..127 {
+        table.on_asked(&opened(21, nr::SOCKET, fd, [0; 4]), A, AskerId(9));
+        table.on_close(&closing(22, fd as u32, fd as u32, 0));
+    }
+    table.on_open(&opened(23, nr::SOCKET, 200, [0; 4]), A);
+    let fds = report(&table, 100, None);
+    let of = |asker: Option<&str>| {
+        let mut rows = fds
+            .by_stack
+            .iter()
+            .filter(|row| row.asked_by.first().and_then(|by| by.created_by.as_deref()) == asker);
+        let row = rows.next().unwrap();
+        assert!(rows.next().is_none() && row.stack.as_deref() == Some("1"));
+        (row.opened, row.closed, row.live)
+    };
+    assert_eq!(of(Some("7")), (23, 0, 23));
+    assert_eq!(of(Some("9")), (97, 97, 0));
+    assert_eq!(of(None), (1, 0, 1));
 }
 
 #[test]

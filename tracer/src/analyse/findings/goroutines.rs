@@ -1,10 +1,12 @@
 //! Goroutines that never end.
 
+use rustc_hash::FxHashSet;
 use serde_json::json;
 
 use super::{LEAK_CONFIDENCE, SUBJECT, SURE, evidence, function};
 use crate::{
     analyse::{
+        asked,
         go_shapes::{self, Shape},
         names::Names,
     },
@@ -44,6 +46,8 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         }
         let stuck = function(names, row.stack.as_ref());
         let doing = row.wait_reason.clone().unwrap_or_else(|| row.status.clone());
+        let asked = asked::answerable(None, &row.asked_by, &FxHashSet::default(), names)
+            .map_or_else(String::new, |(function, _)| format!("asked for in {function}; "));
         found.push(Finding {
             id: "go.leak".into(),
             severity: if row.confidence >= SURE {
@@ -59,7 +63,7 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 cut(without_path(&stuck), SUBJECT),
             ),
             detail: format!(
-                "{}{}created at {}; {} began, {} ended, the longest has been there for {}",
+                "{}{}{asked}created at {}; {} began, {} ended, the longest has been there for {}",
                 known.map_or_else(String::new, |shape| format!("they {}; ", shape.sentence())),
                 to(row),
                 row.created_at.as_deref().unwrap_or("an unknown place"),

@@ -4,7 +4,8 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::word;
-use crate::report::model::{FdExample, FdStack, Fds, Verdict};
+use crate::report::frames::{is_app, without_path};
+use crate::report::model::{AskedBy, FdExample, FdStack, Fds, StackKey, Verdict};
 use crate::report::units::{count, counted, percent, time};
 
 /// Whether a row may be a leak: it grows, or would be called growing but for what was lost.
@@ -60,8 +61,37 @@ impl View<'_> {
     fn origin(&self, row: &FdStack) -> String {
         match &row.without_stack {
             Some(why) if row.stack.is_none() => format!("({})", name(&why.replace('_', " "), 24)),
-            _ => self.chain(row.stack.as_ref()),
+            _ => self.chain(self.answerable(row)),
         }
+    }
+
+    /// The stack with the application's function: its own, else that of the nearest goroutine that made the one that it is of.
+    fn answerable<'r>(&self, row: &'r FdStack) -> Option<&'r StackKey> {
+        let makers = row.asked_by.iter().filter_map(|by| by.stack.as_ref());
+        let mut stacks = row.stack.iter().chain(makers);
+        let has_app = |key: &&StackKey| {
+            self.stack(Some(key))
+                .is_some_and(|frames| frames.iter().any(is_app))
+        };
+        stacks.find(has_app).or(row.stack.as_ref())
+    }
+
+    /// Who asked for it, each with its stack.
+    pub(super) fn asked_by(&self, indent: usize, asked_by: &[AskedBy]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for by in asked_by {
+            let function = by.created_by.as_deref().map_or("?", without_path);
+            let at = match (&by.created_at, &by.stack) {
+                (Some(at), None) => format!(" at {}", name(at, NAME)),
+                _ => String::new(),
+            };
+            let said = format!("in a goroutine that {} made{at}", name(function, NAME));
+            lines.extend(self.page.wrap(indent - 2, &said));
+            if by.stack.is_some() {
+                lines.extend(self.frames(indent, by.stack.as_ref()));
+            }
+        }
+        lines
     }
 
     pub(super) fn fd_details(&self) -> Vec<String> {
@@ -183,6 +213,7 @@ impl View<'_> {
         } else {
             lines.push(self.page.line(8, &self.origin(row)));
         }
+        lines.extend(self.asked_by(8, &row.asked_by));
         lines.extend(self.examples(&row.examples));
         lines
     }

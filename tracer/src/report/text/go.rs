@@ -174,6 +174,7 @@ impl View<'_> {
             let text = format!("created by {}{place}", name(creator, 60));
             lines.push(self.page.line(8, &text));
         }
+        lines.extend(self.asked_by(8, &row.asked_by));
         lines
     }
 

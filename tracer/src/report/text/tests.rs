@@ -100,6 +100,10 @@ fn contended_and_leaking() {
             dial  src/db.cc:17
             Db::connect  src/db.cc:44
             retry_once  src/retry.cc:9
+          in a goroutine that main.reload made
+            pthread_cond_wait  libc.so.6
+            pool_take  src/pool.cc:30
+            worker_main  src/server.cc:88
         e.g. fd  what            ends                            state                   age
              33  socket:[91033]  10.0.0.5:41872 → 10.0.0.7:5432  CLOSE_WAIT 1 unread  9.90 s
              35  socket:[91035]  10.0.0.5:41872 → 10.0.0.7:5432  CLOSE_WAIT 1 unread  9.65 s
@@ -121,6 +125,10 @@ fn contended_and_leaking() {
             Db::connect  src/db.cc:44
             retry_once  src/retry.cc:9
             created by main.fanOut  /srv/src/fan.go:97
+          in a goroutine that main.reload made
+            pthread_cond_wait  libc.so.6
+            pool_take  src/pool.cc:30
+            worker_main  src/server.cc:88
       Time by samples      time  95 %                 samples  where
       chan send        13.3 min  11.7 min … 15.0 min   40,100  dial ← Db::connect ← retry_once
       Pool 0xc0000b6000 of 10 connections: 10 open, 0 idle; 1,700 waits (18.7 s in all); exhausted 96 %
@@ -267,6 +275,8 @@ fn lossy() {
         kinds: 41 socket
         age: min 100 ms, p50 4.88 s, p90 8.71 s, p99 9.66 s (n=41, 9.19–9.66), max 9.66 s
             (stack lost)
+          in a goroutine that main.reload made
+            (no stack)
         e.g. fd  what            ends                            state                   age
              33  socket:[91033]  10.0.0.5:41872 → 10.0.0.7:5432  CLOSE_WAIT 1 unread  9.90 s
              35  socket:[91035]  10.0.0.5:41872 → 10.0.0.7:5432  CLOSE_WAIT 1 unread  9.65 s
@@ -415,6 +425,11 @@ fn hostile_names() {
             dial\x1b[2J\x…200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:17
             Db::connect\x…200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:44
             retry_once\x1b…200b}\x09"\\é  src/retry.cc\x1b[2J\…fd}\u{200b}\x09"\\é:9
+          in a goroutine that
+          main.reload\x1b[2J\x1b]0;owned…b}31m\u{fffd}\u{200b}\x09"\\é made
+            pthread_cond_wa…{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
+            pool_take\x1b…200b}\x09"\\é  src/pool.cc\x1b[2J\x…fd}\u{200b}\x09"\\é:30
+            worker_main\x…200b}\x09"\\é  src/server.cc\x1b[2J…fd}\u{200b}\x09"\\é:88
         e.g. fd  what             ends             state                         age
              33  socket:…x09"\\é  10.0.0.…x09"\\é  CLOSE_WA…x09"\\é 1 unread  9.90 s
       … 1 more stack in the JSON
@@ -439,6 +454,11 @@ fn hostile_names() {
             Db::connect\x…200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:44
             retry_once\x1b…200b}\x09"\\é  src/retry.cc\x1b[2J\…fd}\u{200b}\x09"\\é:9
             created by main.fanOut\x1b[2J\x1b]0;…go:97\x1b[2…u{fffd}\u{200b}\x09"\\é
+          in a goroutine that
+          main.reload\x1b[2J\x1b]0;owned…b}31m\u{fffd}\u{200b}\x09"\\é made
+            pthread_cond_wa…{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
+            pool_take\x1b…200b}\x09"\\é  src/pool.cc\x1b[2J\x…fd}\u{200b}\x09"\\é:30
+            worker_main\x…200b}\x09"\\é  src/server.cc\x1b[2J…fd}\u{200b}\x09"\\é:88
       Time by samples         time  95 %                 samples  where
       chan send…\x09"\\é  13.3 min  11.7 min … 15.0 min   40,100  dial\x1b[…\x09"\\é
       Pool 0xc0000b6…\x09"\\é of 10 connections: 10 open, 0 idle; 1,700 waits

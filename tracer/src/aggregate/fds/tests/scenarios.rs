@@ -314,6 +314,7 @@ fn only_descriptors_older_than_asked_are_suspects() {
             unseen_kinds: Vec::new(),
             hist,
             stack_key: &|stack| stack.0.to_string(),
+            asked_by: &|_| Vec::new(),
         });
         assert_eq!(row(&fds, "1").verdict, verdict, "{older}");
     }

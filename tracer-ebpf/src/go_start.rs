@@ -1,0 +1,144 @@
+//! Who made a goroutine: told in two places, where its maker comes to the `go` statement and where it begins, paired by something
+//! that only the two have in common.
+//!
+//! ```text
+//! the maker                                        the goroutine
+//! call runtime.newproc   rax = closure ──────────> first function        rdx = closure          at chosen `go` statements
+//! runtime.newproc        r14 = maker   ──────────> call runtime.runqput  m.curg = maker, rbx    at all of them
+//!                                                  (in runtime.newproc.func1, the maker's thread)
+//! ```
+//! The closure of a `go` statement with arguments is made for that one goroutine and lives until it has begun. At all `go` statements
+//! that cannot be relied on, as one without arguments has the same closure each time; but a maker makes one at a time.
+
+/// Key of the map `GO_ASKED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Address of the closure, or of the maker's descriptor: no two things that live at once have the same.
+    pub at: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Value of the map `GO_ASKED`: a maker at its `go` statement.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Its number.
+    pub goid: u64,
+    /// When.
+    pub asked_ns: u64,
+    /// Its stack ([`crate::wire::stack_ref`]).
+    pub stack: u64,
+}
+
+/// What a probe must know of a program, packed into the cookie of its attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// Offset of the number in `runtime.g`.
+    pub goid: u16,
+    /// Offset of the thread in `runtime.g`.
+    pub m: u16,
+    /// Offset of the goroutine that it runs in `runtime.m`.
+    pub curg: u16,
+    /// Offset of its maker's number in `runtime.g`; 0 before Go 1.21, which keeps none.
+    pub parent: u16,
+    /// The probe is on the jump of the stack's check: where that is taken the function begins anew, on a larger stack.
+    pub on_check: bool,
+    /// In the runtime, at all `go` statements.
+    pub all: bool,
+}
+
+/// The carry and zero flags: an unsigned jump "below or equal" is taken when one of them is set.
+const CARRY_OR_ZERO: u64 = 1 | 1 << 6;
+
+impl Cookie {
+    const ON_CHECK: u64 = 1 << 48;
+    const ALL: u64 = 1 << 49;
+    const PARENT: u32 = 50;
+    /// The offset of a word, in words.
+    const PARENT_MAX: u64 = (1 << 14) - 1;
+
+    /// As the kernel carries it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        self.goid as u64
+            | (self.m as u64) << 16
+            | (self.curg as u64) << 32
+            | ((self.parent as u64 / 8) & Self::PARENT_MAX) << Self::PARENT
+            | if self.on_check { Self::ON_CHECK } else { 0 }
+            | if self.all { Self::ALL } else { 0 }
+    }
+
+    /// From [`Cookie::pack`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(cookie: u64) -> Self {
+        Self {
+            goid: cookie as u16,
+            m: (cookie >> 16) as u16,
+            curg: (cookie >> 32) as u16,
+            parent: (cookie >> Self::PARENT) as u16 * 8,
+            on_check: cookie & Self::ON_CHECK != 0,
+            all: cookie & Self::ALL != 0,
+        }
+    }
+
+    /// Whether a hit with these processor flags is not the function's beginning.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_repeated(self, flags: u64) -> bool {
+        self.on_check && flags & CARRY_OR_ZERO != 0
+    }
+}
+
+/// Whether a thread's stack pointer shows that it runs on the stack with these bounds.
+#[inline(always)]
+#[must_use]
+pub const fn is_on(sp: u64, [low, high]: [u64; 2]) -> bool {
+    low < sp && sp <= high
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_come_back() {
+        for (goid, m, curg, parent, on_check, all) in [
+            (152, 48, 184, 272, false, false),
+            (160, 48, 192, 0, true, false),
+            (u16::MAX, u16::MAX, u16::MAX, u16::MAX - 7, true, true),
+            (0, 0, 0, 8, false, true),
+        ] {
+            let cookie = Cookie {
+                goid,
+                m,
+                curg,
+                parent,
+                on_check,
+                all,
+            };
+            assert_eq!(Cookie::unpack(cookie.pack()), cookie);
+        }
+    }
+
+    #[test]
+    fn a_function_that_begins_anew_is_told_by_the_flags() {
+        let mut cookie = Cookie::unpack(0);
+        assert!(!cookie.is_repeated(CARRY_OR_ZERO));
+        cookie.on_check = true;
+        assert!(cookie.is_repeated(1) && cookie.is_repeated(1 << 6));
+        assert!(!cookie.is_repeated(0x202));
+    }
+
+    #[test]
+    fn a_stack_pointer_lies_within_the_stack_or_at_its_top() {
+        assert!(is_on(0x2000, [0x1000, 0x2000]) && is_on(0x1001, [0x1000, 0x2000]));
+        assert!(!is_on(0x1000, [0x1000, 0x2000]) && !is_on(0x2001, [0x1000, 0x2000]));
+        assert!(!is_on(0, [0, 0]) && !is_on(5, [8, 2]));
+    }
+}

@@ -1,0 +1,124 @@
+//! Which goroutines make descriptors, and who made those: what the probes must know of each Go program, and probes at its `go`
+//! statements.
+
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData},
+    programs::{
+        UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+    },
+};
+use tracer_ebpf::wire::GoLayout;
+
+use super::{
+    Wire,
+    plan::{Hook, Step},
+    say_size,
+};
+use crate::go::starts::{Place, Places};
+
+/// Programs; both are about what this function makes.
+const PROGRAMS: [&str; 2] = ["go_asked", "go_started"];
+const FUNCTION: &str = "runtime.newproc";
+
+/// Whether a program is one of these.
+pub(super) fn is_one(program: &str) -> bool {
+    PROGRAMS.contains(&program)
+}
+
+/// The programs as loaded, to be listed with the others.
+pub(super) fn steps() -> impl Iterator<Item = Step> {
+    PROGRAMS.into_iter().map(|program| Step {
+        program,
+        hook: Hook::Uprobe(FUNCTION),
+        required: false,
+    })
+}
+
+/// Loads the programs.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
+    for name in PROGRAMS {
+        let program = program(ebpf, name)?;
+        program.load()?;
+        say_size(name, program.info());
+    }
+    Ok(())
+}
+
+/// Go programs among the targets.
+pub(super) struct GoStarts {
+    targets: HashMap<MapData, u32, Wire<GoLayout>>,
+    /// The kernel says where it keeps a thread's `fs` base.
+    readable: bool,
+    links: BTreeMap<u32, Vec<UProbeLink>>,
+    /// There was an attachment at some time.
+    pub(super) were_attached: bool,
+}
+
+impl GoStarts {
+    /// With the map of Go programs.
+    pub(super) fn new(targets: Map, readable: bool) -> Result<Self> {
+        Ok(Self {
+            targets: HashMap::try_from(targets)?,
+            readable,
+            links: BTreeMap::new(),
+            were_attached: false,
+        })
+    }
+
+    /// The probes may tell this process's goroutines.
+    pub(super) fn know(&mut self, pid: u32, layout: GoLayout) -> Result<()> {
+        ensure!(
+            self.readable,
+            "this kernel's BTF does not say where a thread's fs base is"
+        );
+        Ok(self.targets.insert(pid, Wire(layout), 0)?)
+    }
+
+    /// Attaches to a process, all or none, in place of what was attached before.
+    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, pid: u32, places: &Places) -> Result<()> {
+        let mut links = Vec::new();
+        // Beginnings first: one that was not asked for is nobody's, and what was asked for and began unseen would stay.
+        for (name, places) in [("go_started", &places.started), ("go_asked", &places.asked)] {
+            for place in places {
+                links.push(attach(program(ebpf, name)?, pid, place).with_context(|| name.to_owned())?);
+            }
+        }
+        self.were_attached |= !links.is_empty();
+        // Detached in the other order, for the same reason.
+        links.reverse();
+        self.links.insert(pid, links);
+        Ok(())
+    }
+
+    /// Detaches from a process that ended, or has another program now.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.links.remove(&pid);
+        // Absent when it was no Go program.
+        if let Err(error) = self.targets.remove(&pid) {
+            log::trace!("goroutines of {pid}: {error}");
+        }
+    }
+}
+
+fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut UProbe> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// By the file that the process runs, which may have no name any more.
+fn attach(program: &mut UProbe, pid: u32, place: &Place) -> Result<UProbeLink> {
+    let point = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(place.site.offset),
+        cookie: Some(place.cookie.pack()),
+    };
+    let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).context("process 0")?);
+    let id = program.attach(point, format!("/proc/{pid}/exe"), scope)?;
+    Ok(program.take_link(id)?)
+}
