@@ -81,7 +81,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "D", default_value = "10us")]
     pub go_write_rate: String,
     /// With --go-write, look for leaks also when more than 10,000 goroutines are blocked, which stops the program for long
-    #[arg(long, requires = "go_write")]
+    #[arg(long)]
     pub go_write_force: bool,
     /// Plain output, no live screen (there is none yet: accepted for scripts)
     #[arg(long)]
