@@ -81,7 +81,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "D", default_value = "10us")]
     pub go_write_rate: String,
     /// With --go-write, look for leaks also when more than 10,000 goroutines are blocked, which stops the program for long
-    #[arg(long, requires = "go_write")]
+    #[arg(long)]
     pub go_write_force: bool,
     /// In Go programs, tell who made each goroutine, at every `go` statement (else only where a dial begins): 5 us each, for as
     /// much of the time as fits the budget, 2 % of one CPU when none is given

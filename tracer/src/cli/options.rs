@@ -105,6 +105,7 @@ impl Options {
 
 fn go_write(args: &TraceArgs) -> Result<Option<GoWrite>> {
     let Some(list) = &args.go_write else {
+        ensure!(!args.go_write_force, "--go-write-force says how: add --go-write");
         return Ok(None);
     };
     let reads = args.only.as_deref().map_or(Ok(Collectors::ALL), collectors)?.go;

@@ -59,6 +59,11 @@ pub(super) fn hints(targets: &[Target], writer: &GoWriter) -> Vec<Hint> {
         })
     };
     let mut all: Vec<Hint> = writer.refused().filter_map(|(pid, why)| hint(pid, why)).collect();
+    let standing = targets.iter().filter_map(|target| {
+        let site = writer.site(target.pid).filter(|site| !site.written.is_empty())?;
+        hint(target.pid, in_short(&site.written))
+    });
+    all.extend(standing);
     let untouched = targets.iter().filter(|_| writer.is_asked() && writer.is_idle());
     all.extend(untouched.filter_map(|target| {
         let why = if target.runtime.starts_with("go") {
@@ -69,6 +74,25 @@ pub(super) fn hints(targets: &[Target], writer: &GoWriter) -> Vec<Hint> {
         hint(target.pid, format!("{NOTHING}: {why}"))
     }));
     all
+}
+
+/// What was written, and whether all is as it was.
+fn in_short(all: &[Written]) -> String {
+    let names: Vec<&str> = all.iter().map(|written| written.what).collect();
+    let each = |wanted: &[Fate]| {
+        let is = |written: &Written| written.fate.is_some_and(|fate| wanted.contains(&fate));
+        all.iter().all(is)
+    };
+    let now = if each(&[Fate::Restored, Fate::Taken]) {
+        "all is as it was"
+    } else if each(&[Fate::Gone]) {
+        "the program they were in is gone"
+    } else if all.iter().all(|written| written.fate.is_none()) {
+        "they are put back when ctrace ends"
+    } else {
+        "NOT all is as it was, see go.written"
+    };
+    format!("--go-write wrote to its memory ({}): {now}", names.join(", "))
 }
 
 fn written(written: &Written) -> GoWritten {
