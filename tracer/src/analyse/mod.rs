@@ -5,6 +5,7 @@ pub mod findings;
 pub mod gc;
 pub mod go;
 pub mod go_locks;
+pub mod go_parks;
 pub mod go_shapes;
 pub mod hints;
 pub mod locks;

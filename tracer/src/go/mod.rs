@@ -18,6 +18,7 @@ pub mod locks;
 pub mod memory;
 pub mod metrics;
 pub mod objects;
+pub mod park_sites;
 pub mod pools;
 pub mod program;
 pub mod runtime;

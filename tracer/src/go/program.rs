@@ -57,6 +57,12 @@ impl Program {
         })
     }
 
+    /// The file that was read, whatever the process runs by now.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
     /// First address of a function of the runtime.
     #[must_use]
     pub fn function(&self, name: &str) -> Option<u64> {

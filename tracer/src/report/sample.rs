@@ -95,6 +95,8 @@ fn goroutines() -> Go {
             total_ns: 800_000 * MS,
             total_ci_ns: Some([700_000 * MS, 900_000 * MS]),
             mean: 400.0,
+            count: None,
+            wait: None,
         }],
         gc: Some(collector()),
         snapshots: GoSnapshots {
@@ -262,6 +264,7 @@ fn base() -> Report {
                 memos: 41,
             },
             budget: None,
+            go_probes: Vec::new(),
         },
         stacks: BTreeMap::new(),
         locks: Some(Vec::new()),

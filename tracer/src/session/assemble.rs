@@ -208,6 +208,7 @@ impl Tracing {
             budget,
             go: go_targets,
             uprobes,
+            probing,
             ..
         } = self;
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
@@ -234,6 +235,7 @@ impl Tracing {
         let go_locks = locks::Go {
             waits: &pipeline.go_locks,
             layouts: &uprobes.layouts,
+            reasons: &uprobes.reasons,
         };
         let collectors = options.collectors;
         let found_locks = (collectors.locks || collectors.go).then(|| {
@@ -278,6 +280,15 @@ impl Tracing {
         } else {
             Vec::new()
         };
+        for go in &mut go {
+            if let Some(reasons) = uprobes.reasons.get(&go.pid) {
+                analyse::go_parks::exact(go, &pipeline.go_locks, reasons, window.ns(), &mut names);
+            }
+        }
+        let go_probes = capture
+            .as_ref()
+            .map(|capture| probing.report(capture, window.end_ns))
+            .unwrap_or_default();
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
@@ -289,6 +300,9 @@ impl Tracing {
                 losses: &losses,
                 window_ns: window.ns(),
                 short_left_out: budget.leaves_short_out(),
+                locks_in_part: go_probes
+                    .iter()
+                    .any(|probes| probes.group == "locks" && probes.covered_ns < window.ns() / 10 * 9),
             },
             &mut names,
         );
@@ -314,7 +328,10 @@ impl Tracing {
             targets: described,
             probes,
             losses,
-            overhead: overhead(edge, after, &window, had, budget.report()),
+            overhead: Overhead {
+                go_probes,
+                ..overhead(edge, after, &window, had, budget.report())
+            },
             stacks: names.into_stacks(),
             locks: found_locks.map(|locks| locks.locks),
             blocked: blocked.map(|(blocked, _)| blocked),
@@ -524,6 +541,7 @@ fn overhead(
         symbolize_cpu_ns: None,
         memos,
         budget,
+        go_probes: Vec::new(),
     }
 }
 

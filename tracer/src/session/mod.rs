@@ -4,10 +4,12 @@ pub mod apart;
 pub mod assemble;
 pub mod budget;
 pub mod child;
+pub mod duty;
 pub mod go;
 pub mod hearing;
 pub mod output;
 pub mod pipeline;
+mod probing;
 pub mod snapshot;
 pub mod tracing;
 mod uprobes;
@@ -105,9 +107,14 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
             () = &mut end => break,
             ready = ring.readable() => {
                 ready.context("cannot watch the ring")?.clear_ready();
+                tracing.hold_probes()?;
                 tracing.drain();
             }
-            _ = tick.tick() => tracing.drain(),
+            _ = tick.tick() => {
+                // First: under a load that is to be shed, the ring takes long.
+                tracing.hold_probes()?;
+                tracing.drain();
+            }
             _ = sample.tick() => {
                 tracing.sample();
                 tracing.hold_budget()?;

@@ -123,6 +123,7 @@ impl View<'_> {
             lines.extend(self.one_go_stack(row));
         }
         lines.extend(self.go_waits(go));
+        lines.extend(self.exact_waits(go));
         if let Some(gc) = &go.gc {
             lines.extend(self.page.wrap(2, &collector(gc)));
         }
