@@ -23,6 +23,8 @@ mod go_gc;
 mod go_locks;
 #[path = "kernel/go_objects.rs"]
 mod go_objects;
+#[path = "kernel/go_waits.rs"]
+mod go_waits;
 #[path = "kernel/goroutines.rs"]
 mod goroutines;
 #[path = "kernel/goroutines_grammar.rs"]
