@@ -29,6 +29,8 @@ mod go_objects;
 mod go_pools;
 #[path = "kernel/go_samples.rs"]
 mod go_samples;
+#[path = "kernel/go_waits.rs"]
+mod go_waits;
 #[path = "kernel/go_waits_on.rs"]
 mod go_waits_on;
 #[path = "kernel/go_write.rs"]

@@ -1,7 +1,9 @@
-//! Waits of goroutines for Go's locks: begun in one probe, ended in another, paired by goroutine.
+//! Waits of goroutines: begun in one probe, ended in another, paired by goroutine.
 //!
 //! The runtime queues a goroutine under a lock after its wait began and takes it out under the same lock before it is made
 //! runnable, so the probes never see the two at once, or the end before the beginning.
+
+use crate::wire::go_site;
 
 /// Key of the map `GO_WAITS`.
 #[repr(C)]
@@ -33,6 +35,10 @@ pub struct Pending {
     pub site: u32,
     /// How many waits it stands for; 0: it was not chosen and gets no record.
     pub weight: u32,
+    /// Why, as [`crate::wire::GoWait::reason`].
+    pub reason: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A wait that ended.
@@ -58,11 +64,71 @@ impl Pending {
         if self.weight == 0 {
             return None;
         }
+        // Each park announces itself: this one's end is told, and what ends now is one that was left out.
+        if self.site == go_site::PARK && self.woken_ns != 0 {
+            return None;
+        }
         // Each call announces itself once and may wait several times: woken, it can find the semaphore taken by another.
         let again = self.woken_ns != 0;
         let since_ns = if again { self.woken_ns } else { self.started_ns };
         self.woken_ns = now;
         Some(Ended { since_ns, again })
+    }
+}
+
+/// Value of the map `GO_PROGRAMS`: what the probes on parking must know of a program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Reasons to park, a bit each, that are not recorded: the probes on locks do, or they are the runtime's own.
+    pub skipped: u64,
+    /// Reasons whose lock is that of a channel.
+    pub channels: u64,
+    /// Offset of the number in `runtime.g`.
+    pub goid: u16,
+    /// Offset of the thread (`*runtime.m`) in `runtime.g`.
+    pub m: u16,
+    /// Offset of the stack pointer in `runtime.g` while it does not run.
+    pub sp: u16,
+    /// Offset of the program counter in `runtime.g` while it does not run.
+    pub pc: u16,
+    /// Offset of the frame pointer in `runtime.g` while it does not run.
+    pub bp: u16,
+    /// Offset of the goroutine that a thread runs, in `runtime.m`.
+    pub curg: u16,
+    /// Offset of the lock in `runtime.hchan`.
+    pub channel_lock: u16,
+    /// Offset of the goroutine that waits to read, in `runtime.pollDesc`.
+    pub reader: u16,
+    /// Offset of the goroutine that waits to write, in `runtime.pollDesc`.
+    pub writer: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
+}
+
+const _: () = assert!(size_of::<Layout>() == 40, "no padding");
+
+impl Layout {
+    /// Whether a park for this reason is recorded.
+    #[inline(always)]
+    #[must_use]
+    pub const fn records(&self, reason: u32) -> bool {
+        !Self::has(self.skipped, reason)
+    }
+
+    /// The channel that a goroutine waits on that parks for this reason with this lock; 0 when there is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn channel(&self, reason: u32, lock: u64) -> u64 {
+        if Self::has(self.channels, reason) && lock != 0 {
+            lock.wrapping_sub(self.channel_lock as u64)
+        } else {
+            0
+        }
+    }
+
+    const fn has(reasons: u64, reason: u32) -> bool {
+        reason < 64 && reasons >> reason & 1 != 0
     }
 }
 
@@ -143,6 +209,31 @@ mod tests {
         let mut wait = begun(100, 0);
         assert!(!wait.is_open());
         assert_eq!(wait.end(140), None);
+    }
+
+    #[test]
+    fn a_park_ends_once() {
+        let mut park = Pending {
+            site: go_site::PARK,
+            ..begun(100, 1)
+        };
+        assert_eq!(park.end(140).map(|ended| ended.again), Some(false));
+        assert_eq!(park.end(190), None);
+    }
+
+    #[test]
+    fn only_channels_have_an_address() {
+        let layout = Layout {
+            skipped: 1 << 19,
+            channels: 1 << 14,
+            channel_lock: 88,
+            ..Layout::default()
+        };
+        assert!(!layout.records(19) && layout.records(14) && layout.records(200));
+        assert_eq!(layout.channel(14, 0x1058), 0x1000);
+        assert_eq!(layout.channel(9, 0x1058), 0);
+        assert_eq!(layout.channel(14, 0), 0);
+        assert_eq!(layout.channel(200, 0x1058), 0);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub mod kind {
     pub const EXIT: u16 = 9;
     /// [`super::FdUring`]: an `io_uring` request that makes or ends descriptors was submitted or completed.
     pub const FD_URING: u16 = 10;
-    /// [`super::GoWait`]: a goroutine that waited for one of Go's locks was made runnable.
+    /// [`super::GoWait`]: a goroutine that waited was made runnable.
     pub const GO_WAIT: u16 = 11;
     /// [`super::GoStart`]: a goroutine was made, and who made it.
     pub const GO_START: u16 = 12;
@@ -264,6 +264,8 @@ pub mod go_site {
     pub const SEMAPHORE: u32 = 0;
     /// In `sync.runtime_notifyListWait`: the address is that of a condition variable's list.
     pub const NOTIFY_LIST: u32 = 1;
+    /// In `runtime.gopark`: the address is that of a channel, 0 for any other [`super::GoWait::reason`].
+    pub const PARK: u32 = 2;
 }
 
 /// Bits of [`GoWait::flags`].
@@ -273,7 +275,7 @@ pub mod go_wait {
 }
 
 wire! {
-    /// A goroutine that waited for one of Go's locks was made runnable: one whole wait.
+    /// A goroutine that waited was made runnable: one whole wait.
     pub struct GoWait [88] {
         /// Front; `ts_ns` is when it was made runnable, `tid` the thread that did.
         pub header: Header,
@@ -295,8 +297,8 @@ wire! {
         pub flags: u32,
         /// How many waits this one stands for, as [`Wait::weight`].
         pub weight: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// Why, by the runtime's number of the reason; 0 where the site tells.
+        pub reason: u32,
     }
 }
 
@@ -531,8 +533,20 @@ pub mod counter {
     pub const GO_UNPARKED: u32 = 14;
     /// A goroutine's wait was shorter than [`super::Control::min_wait_ns`]. Not a loss.
     pub const GO_SHORT: u32 = 15;
+    /// Hits of the probes on waits for Go's locks, whatever came of them. Not a loss: what the traps cost.
+    pub const GO_LOCK_HITS: u32 = 16;
+    /// The same of the probes on parking.
+    pub const GO_PARK_HITS: u32 = 17;
+    /// A park began that is to have a record. Not a loss; this and the next three tell how many are under way.
+    pub const GO_PARK_BEGUN: u32 = 18;
+    /// A park ended, also a short one.
+    pub const GO_PARK_ENDED: u32 = 19;
+    /// A goroutine parks whose last park was not seen to end: it did not wait after all, or was woken where no probe is.
+    pub const GO_PARK_UNENDED: u32 = 20;
+    /// A goroutine was made runnable that had not been seen to park: before the probes were there, or for a reason left out.
+    pub const GO_PARK_UNMATCHED: u32 = 21;
     /// Number of counters.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 22;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.
@@ -576,7 +590,7 @@ pub mod phase {
 
 wire! {
     /// The map `CONTROL`: what user space may change while the probes run.
-    pub struct Control [40] {
+    pub struct Control [56] {
         /// 0 while user space does not read the ring yet: nothing is sent.
         pub armed: u64,
         /// Sleeps shorter than this, in ns, get no record.
@@ -587,6 +601,10 @@ wire! {
         pub sample_mask: u64,
         /// When the present window began: of sleeps without a record only what lies after it is added up.
         pub window_ns: u64,
+        /// Waits for Go's locks that began before this are void, as ends may have been missed; `u64::MAX`: none is recorded.
+        pub go_locks_ns: u64,
+        /// The same of goroutines that park.
+        pub go_parks_ns: u64,
     }
 }
 

@@ -48,8 +48,8 @@ use tracer_ebpf::{
 /// Time in which a ctrace learns a stack or two, many times over.
 const LEARN: Duration = Duration::from_millis(500);
 
-/// `struct Control`: armed, no minimum, nothing copied that was recognised.
-const CONTROL: [u64; 3] = [1, 0, u64::MAX];
+/// `struct Control`: armed, no minimum, nothing copied that was recognised, every sleep recorded, no probe in a program.
+const CONTROL: [u64; 7] = [1, 0, u64::MAX, 0, 0, u64::MAX, u64::MAX];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -148,7 +148,7 @@ impl Peers {
             ebpf.take_map(name)
                 .ok_or_else(|| anyhow!("the object has no map {name}"))
         };
-        let mut control: Array<_, [u64; 3]> = Array::try_from(take("CONTROL")?)?;
+        let mut control: Array<_, [u64; 7]> = Array::try_from(take("CONTROL")?)?;
         control.set(0, CONTROL, 0)?;
         let Map::Array(pool) = take("MEMO_POOL")? else {
             bail!("MEMO_POOL is no array")

@@ -1,4 +1,5 @@
 //! Waits for Go's locks, by uprobes where the runtime begins to wait and where it ends a wait: only contended locks come there.
+//! [`super::go_parks`] has all other waits, by the same means.
 //!
 //! At each place the arguments are still in their registers: `rax` has the first, `r14` the goroutine. The programs run in the
 //! thread that hit the place and can lose the CPU at any moment, to another thread at the same place too: nothing of theirs is
@@ -52,10 +53,11 @@ pub fn go_ready(ctx: ProbeContext) -> u32 {
 
 /// What this place is, unless the hit does not count.
 #[inline(always)]
-fn at(ctx: &ProbeContext) -> Option<Cookie> {
+pub(super) fn at(ctx: &ProbeContext, hits: u32) -> Option<Cookie> {
     if control().armed == 0 {
         return None;
     }
+    count(hits);
     // SAFETY: a helper on the program's own context.
     let cookie = Cookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     // SAFETY: the current task's registers.
@@ -66,82 +68,160 @@ fn at(ctx: &ProbeContext) -> Option<Cookie> {
 /// A goroutine is about to wait, unless it gets the lock in that moment.
 #[inline(always)]
 fn begin(ctx: &ProbeContext, site: u32) {
-    let Some(cookie) = at(ctx) else { return };
-    let regs = current_regs();
-    let ids = bpf_get_current_pid_tgid();
-    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    // SAFETY: the current task's registers; a read of user memory that cannot fault.
-    let (address, g, goid) = unsafe {
-        let g = reg!(regs, r14);
-        let goid = bpf_probe_read_user((g + u64::from(cookie.goid)) as *const u64);
-        (reg!(regs, rax), g, goid)
-    };
-    let Ok(goid) = goid else {
-        count(counter::USER_FAULT);
+    let Some(cookie) = at(ctx, counter::GO_LOCK_HITS) else {
         return;
     };
-    let weight = chosen();
-    let key = Key { g, tgid, reserved: 0 };
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let stack = if weight == 0 {
-        0
-    } else {
-        stack_in_program(regs, tgid, tid, now)
-    };
-    let fresh = Pending {
-        started_ns: now,
-        woken_ns: 0,
+    if control().go_locks_ns == u64::MAX {
+        return;
+    }
+    let regs = current_regs();
+    // SAFETY: the current task's registers.
+    let (address, g) = unsafe { (reg!(regs, rax), reg!(regs, r14)) };
+    let wait = Begun {
+        g,
+        goid: cookie.goid,
         address,
-        goid,
-        stack,
         site,
-        weight,
+        reason: 0,
     };
-    if let Some(pending) = GO_WAITS.get_ptr_mut(key) {
-        // SAFETY: a value of the map, which nobody deletes; another thread writes to it only while the goroutine waits.
-        unsafe {
-            if (*pending).is_open() {
-                count(counter::GO_UNPARKED);
-            }
-            *pending = fresh;
+    let Some((before, _)) = wait.keep() else { return };
+    if !before.is_open() {
+        return;
+    }
+    if before.site != go_site::PARK {
+        // It got its lock without a wait.
+        count(counter::GO_UNPARKED);
+    } else if before.started_ns >= control().go_parks_ns {
+        count(counter::GO_PARK_UNENDED);
+    }
+}
+
+/// A wait that begins in the current thread.
+pub(super) struct Begun {
+    /// The goroutine, and where its number is.
+    pub(super) g: u64,
+    pub(super) goid: u16,
+    pub(super) address: u64,
+    pub(super) site: u32,
+    pub(super) reason: u32,
+}
+
+impl Begun {
+    /// Keeps it until it ends; the goroutine's last one, of weight 0 when there is none, and the new one's weight. `None`: it was not
+    /// kept, counted.
+    #[inline(always)]
+    pub(super) fn keep(&self) -> Option<(Pending, u32)> {
+        let regs = current_regs();
+        let ids = bpf_get_current_pid_tgid();
+        let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
+        // SAFETY: a read of user memory that cannot fault.
+        let goid = unsafe { bpf_probe_read_user(self.g.wrapping_add(u64::from(self.goid)) as *const u64) };
+        let Ok(goid) = goid else {
+            count(counter::USER_FAULT);
+            return None;
+        };
+        let weight = chosen();
+        let key = Key {
+            g: self.g,
+            tgid,
+            reserved: 0,
+        };
+        // SAFETY: a helper without preconditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let stack = if weight == 0 {
+            0
+        } else {
+            stack_in_program(regs, tgid, tid, now)
+        };
+        let fresh = Pending {
+            started_ns: now,
+            woken_ns: 0,
+            address: self.address,
+            goid,
+            stack,
+            site: self.site,
+            weight,
+            reason: self.reason,
+            reserved: 0,
+        };
+        if let Some(pending) = GO_WAITS.get_ptr_mut(key) {
+            // SAFETY: a value of the map, which nobody deletes; another thread writes to it only while the goroutine waits.
+            let before = unsafe { *pending };
+            // SAFETY: as above.
+            unsafe { *pending = fresh };
+            Some((before, weight))
+        } else if GO_WAITS.insert(key, fresh, 0).is_err() {
+            count(counter::MAP_FULL);
+            None
+        } else {
+            Some((Pending::default(), weight))
         }
-    } else if GO_WAITS.insert(key, fresh, 0).is_err() {
-        count(counter::MAP_FULL);
     }
 }
 
 /// A goroutine's wait is over: it is made runnable.
 #[inline(always)]
 fn end(ctx: &ProbeContext) {
-    let Some(cookie) = at(ctx) else { return };
+    let Some(cookie) = at(ctx, counter::GO_LOCK_HITS) else {
+        return;
+    };
+    let since_ns = control().go_locks_ns;
+    if since_ns == u64::MAX {
+        return;
+    }
     let regs = current_regs();
-    let ids = bpf_get_current_pid_tgid();
-    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
     // SAFETY: the current task's registers; a read of user memory that cannot fault.
-    let g = unsafe { bpf_probe_read_user((reg!(regs, rax) + u64::from(cookie.sudog_g)) as *const u64) };
+    let (g, own) = unsafe {
+        (
+            bpf_probe_read_user(reg!(regs, rax).wrapping_add(u64::from(cookie.sudog_g)) as *const u64),
+            reg!(regs, r14),
+        )
+    };
     let Ok(g) = g else {
         count(counter::USER_FAULT);
         return;
     };
-    let key = Key { g, tgid, reserved: 0 };
-    let Some(pending) = GO_WAITS.get_ptr_mut(key) else {
+    let Some(pending) = waiting(g) else {
         count(counter::GO_UNMATCHED);
         return;
     };
-    // SAFETY: a value of the map, which nobody deletes; the goroutine waits until it is made runnable, after this.
-    let pending = unsafe { &mut *pending };
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let Some(ended) = pending.end(now) else { return };
-    if now.saturating_sub(ended.since_ns) < control().min_wait_ns {
-        count(counter::GO_SHORT);
+    if pending.site == go_site::PARK || pending.started_ns < since_ns {
+        count(counter::GO_UNMATCHED);
         return;
     }
-    let waker_stack = stack_in_program(regs, tgid, tid, now);
-    // SAFETY: the current task's registers; a read of user memory that cannot fault.
-    let waker_goid =
-        unsafe { bpf_probe_read_user((reg!(regs, r14) + u64::from(cookie.goid)) as *const u64).unwrap_or(0) };
+    tell(pending, |now, tgid, tid| {
+        // SAFETY: a read of user memory that cannot fault.
+        let goid = unsafe {
+            bpf_probe_read_user(own.wrapping_add(u64::from(cookie.goid)) as *const u64).unwrap_or(0)
+        };
+        (stack_in_program(regs, tgid, tid, now), goid)
+    });
+}
+
+/// The last wait of a goroutine of this process.
+#[inline(always)]
+pub(super) fn waiting(g: u64) -> Option<&'static mut Pending> {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let pending = GO_WAITS.get_ptr_mut(Key { g, tgid, reserved: 0 })?;
+    // SAFETY: a value of the map, which nobody deletes; the goroutine waits until it is made runnable, after this.
+    Some(unsafe { &mut *pending })
+}
+
+/// Ends a wait and sends it, with stack and number of who ended it, which are asked for only then. `false`: it was not one to end.
+#[inline(always)]
+pub(super) fn tell(pending: &mut Pending, waker: impl FnOnce(u64, u32, u32) -> (u64, u64)) -> bool {
+    let ids = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(ended) = pending.end(now) else {
+        return false;
+    };
+    if now.saturating_sub(ended.since_ns) < control().min_wait_ns {
+        count(counter::GO_SHORT);
+        return true;
+    }
+    let (waker_stack, waker_goid) = waker(now, tgid, tid);
     in_place::<GoWait>(counter::RING_FULL, |record| {
         // SAFETY: the slot in the ring.
         unsafe {
@@ -155,7 +235,8 @@ fn end(ctx: &ProbeContext) {
             (*record).site = pending.site;
             (*record).flags = if ended.again { go_wait::AGAIN } else { 0 };
             (*record).weight = pending.weight;
-            (*record).reserved = 0;
+            (*record).reason = pending.reason;
         }
     });
+    true
 }

@@ -224,6 +224,8 @@ pub(super) fn control() -> Control {
         shadow_mask: u64::MAX,
         sample_mask: 0,
         window_ns: 0,
+        go_locks_ns: u64::MAX,
+        go_parks_ns: u64::MAX,
     })
 }
 

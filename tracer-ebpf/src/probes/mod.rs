@@ -18,6 +18,7 @@ mod bench;
 mod emit;
 mod fds;
 mod go;
+mod go_parks;
 mod go_start;
 mod maps;
 mod sched;

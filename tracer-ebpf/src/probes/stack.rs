@@ -22,7 +22,7 @@ use tracer_ebpf::{
 use super::{
     emit::{header, ring_is_crowded, submit_flags},
     maps::{EVENTS, TaskStorage, add, control, count, epoch, space},
-    task::{copy_regs, is_user_64, reg},
+    task::{USER_CS_64, copy_regs, is_user_64, reg},
 };
 
 /// Where a stack was seen → class of the copy that it needs. Written by user space, read by the probes. Full: the least
@@ -87,6 +87,8 @@ struct OwnScratch {
     words: [u64; SCRATCH_WORDS],
     /// Copies numbered so far.
     copies: u64,
+    /// Where code stands that does not run.
+    standing: pt_regs,
 }
 
 /// thread → its scratch for probes in the program itself (uprobes), which lose the CPU in the middle to other threads' at the same
@@ -191,6 +193,34 @@ pub(super) fn stack_in_program(regs: *const pt_regs, tgid: u32, tid: u32, now: u
         count(counter::MAP_FULL);
         return u64::from(stack_fault::PENDING);
     }
+    taken::<OfThread>(regs, Place::Program, tgid, tid, now)
+}
+
+/// Where code stands.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) pc: u64,
+    pub(super) sp: u64,
+    pub(super) bp: u64,
+}
+
+/// As [`stack_in_program`], of other code of the program, which does not run now.
+#[inline(never)]
+pub(super) fn stack_standing(at: &Standing, tgid: u32, tid: u32, now: u64) -> u64 {
+    let own = OfThread::make();
+    if own.is_null() {
+        count(counter::MAP_FULL);
+        return u64::from(stack_fault::PENDING);
+    }
+    // SAFETY: the thread's own, not null; the registers that are not known are 0 as they were made.
+    let regs = unsafe {
+        let regs = &raw mut (*own).standing;
+        (*regs).rip = at.pc;
+        (*regs).rsp = at.sp;
+        (*regs).rbp = at.bp;
+        (*regs).cs = USER_CS_64;
+        regs
+    };
     taken::<OfThread>(regs, Place::Program, tgid, tid, now)
 }
 

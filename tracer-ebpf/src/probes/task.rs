@@ -93,7 +93,7 @@ pub(super) fn current_regs() -> *const pt_regs {
     unsafe { user_regs(bpf_get_current_task_btf()) }
 }
 
-const USER_CS_64: u64 = 0x33;
+pub(super) const USER_CS_64: u64 = 0x33;
 const USER_CS_32: u64 = 0x23;
 
 /// Whether the registers are a 64-bit user's; kernel threads have none.

@@ -1,7 +1,7 @@
-//! Waits of goroutines for locks: a histogram for each lock and stack.
+//! Waits of goroutines: a histogram for each lock or channel, reason and stack.
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::wire::GoWait;
+use tracer_ebpf::wire::{GoWait, go_site};
 
 use super::{
     hist::Room,
@@ -14,6 +14,9 @@ const ROWS_MAX: usize = 16_384;
 /// Memory for the histograms of all rows.
 const HISTOGRAMS_BYTES: usize = 8 << 20;
 
+/// Channels told apart that goroutines wait for in one place: programs make one for each request. Further ones are one row.
+const CHANNELS_MAX: u32 = 16;
+
 /// What a row is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -21,16 +24,20 @@ pub struct Key {
     pub tgid: u32,
     /// One of [`tracer_ebpf::wire::go_site`].
     pub site: u32,
-    /// The word waited on; 0 in a folded row.
+    /// The word waited on, or the channel; 0 in a folded row, and where channels are not told apart.
     pub address: u64,
     /// Stack of those that waited.
     pub stack: StackId,
+    /// As [`GoWait::reason`].
+    pub reason: u32,
 }
 
 /// All waits of goroutines. [`Row::tids`] are the low halves of goroutines' numbers.
 #[derive(Clone, Debug)]
 pub struct GoLocks {
     rows: FxHashMap<Key, Row>,
+    /// Channels seen by stack.
+    channels: FxHashMap<StackId, u32>,
     room: Room,
     window_start_ns: u64,
     folded: u64,
@@ -40,6 +47,7 @@ impl Default for GoLocks {
     fn default() -> Self {
         Self {
             rows: FxHashMap::default(),
+            channels: FxHashMap::default(),
             room: Room::new(HISTOGRAMS_BYTES),
             window_start_ns: 0,
             folded: 0,
@@ -56,7 +64,16 @@ impl GoLocks {
             site: record.site,
             address: record.address,
             stack,
+            reason: record.reason,
         };
+        if record.site == go_site::PARK && key.address != 0 && !self.rows.contains_key(&key) {
+            let seen = self.channels.entry(stack).or_default();
+            if *seen < CHANNELS_MAX {
+                *seen += 1;
+            } else {
+                key.address = 0;
+            }
+        }
         if self.rows.len() >= ROWS_MAX && !self.rows.contains_key(&key) {
             self.folded += 1;
             key = Key {
@@ -101,13 +118,14 @@ impl GoLocks {
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
         self.rows.clear();
+        self.channels.clear();
         self.room.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tracer_ebpf::wire::{Header, go_site, kind};
+    use tracer_ebpf::wire::{Header, kind};
 
     use super::*;
 
@@ -130,7 +148,7 @@ mod tests {
             site: go_site::SEMAPHORE,
             flags: 0,
             weight: 1,
-            reserved: 0,
+            reason: 0,
         }
     }
 
@@ -171,6 +189,27 @@ mod tests {
         );
         locks.reset(9_000);
         assert_eq!(locks.rows().count(), 0);
+    }
+
+    #[test]
+    fn channels_of_one_place_are_told_apart_while_they_are_few() {
+        let mut waits = GoLocks::default();
+        for round in 0..2 {
+            for channel in 0..97 {
+                let wait = GoWait {
+                    site: go_site::PARK,
+                    reason: 14,
+                    ..record(0x1000 + 96 * channel, 0, 1_000 + round, 1)
+                };
+                waits.on_wait(&wait, STACKS);
+            }
+        }
+        let (apart, together): (Vec<_>, Vec<_>) = waits.rows().partition(|(key, _)| key.address != 0);
+        assert_eq!(apart.len(), CHANNELS_MAX as usize);
+        assert!(apart.iter().all(|(_, row)| row.wait.count() == 2));
+        assert_eq!(together.len(), 1);
+        assert_eq!(together[0].1.wait.count(), 2 * (97 - u64::from(CHANNELS_MAX)));
+        assert_eq!(waits.folded(), 0);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub window_ns: u64,
     /// Waits that the command line asked for were left out to hold a budget.
     pub short_left_out: bool,
+    /// Waits for Go's locks were seen in a part of the window only.
+    pub locks_in_part: bool,
 }
 
 /// All diagnoses, worst first.
@@ -58,13 +60,9 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     }
     if let Some(locks) = facts.locks {
         for lock in &locks.locks {
-            contended(
-                lock,
-                locks,
-                (facts.window_ns, facts.short_left_out),
-                names,
-                &mut found,
-            );
+            let of_go = matches!(lock.kind, LockKind::GoMutex | LockKind::GoRwmutex);
+            let left_out = facts.short_left_out || (of_go && facts.locks_in_part);
+            contended(lock, locks, (facts.window_ns, left_out), names, &mut found);
         }
     }
     if let Some(run_queue) = facts.run_queue {

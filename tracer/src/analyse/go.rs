@@ -281,13 +281,15 @@ fn waits(target: &Seen<'_>, places: &mut Places, names: &mut Names<'_>) -> Vec<G
             total_ns: sampled.total_ns,
             total_ci_ns: sampled.interval_ns.map(|(low, high)| [low, high]),
             mean: sampled.total_ns as f64 / window_ns.max(1) as f64,
+            count: None,
+            wait: None,
         })
     });
     waits.take(MAX_ROWS).collect()
 }
 
 /// The runtime's own: made by it, and nothing else on the stack. The main goroutine is made by it, too.
-fn is_own(created_by: Option<&str>, frames: &[StackFrame]) -> bool {
+pub(super) fn is_own(created_by: Option<&str>, frames: &[StackFrame]) -> bool {
     let of_runtime = |name: &str| name.starts_with("runtime.");
     created_by.is_none_or(of_runtime)
         && frames

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf::wire::go_site;
 
 use super::{
-    go_locks,
+    go_locks, go_parks,
     names::Names,
     rules::{Class, Identity, classify},
 };
@@ -99,6 +100,8 @@ pub struct Go<'a> {
     pub waits: &'a GoLocks,
     /// Layouts of locks by process.
     pub layouts: &'a FxHashMap<u32, LockLayout>,
+    /// Why goroutines park, by number, by process.
+    pub reasons: &'a FxHashMap<u32, Vec<String>>,
 }
 
 /// Puts the futex waits, if any are to be, and those of goroutines together. `is_go` tells which processes are Go programs.
@@ -151,9 +154,13 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
 fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
     let unknown = LockLayout::default();
     let member = |(key, row): (&crate::aggregate::go_locks::Key, &'a Row)| {
-        let layout = go.layouts.get(&key.tgid).unwrap_or(&unknown);
-        let frames = names.frames(key.stack);
-        let (class, uaddr) = go_locks::classify(frames, key.site, key.address, layout);
+        let (class, uaddr) = if key.site == go_site::PARK {
+            let reasons = go.reasons.get(&key.tgid)?;
+            (go_parks::classify(key, row, reasons, names)?, key.address)
+        } else {
+            let layout = go.layouts.get(&key.tgid).unwrap_or(&unknown);
+            go_locks::classify(names.frames(key.stack), key.site, key.address, layout)
+        };
         let member = Member {
             key: Key {
                 tgid: key.tgid,
@@ -166,10 +173,10 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
             row,
             class,
         };
-        (key.address, member)
+        Some((key.address, member))
     };
-    let mut members: Vec<(u64, Member<'a>)> = go.waits.rows().map(member).collect();
-    // A wait without a stack is what others on the same word are.
+    let mut members: Vec<(u64, Member<'a>)> = go.waits.rows().filter_map(member).collect();
+    // A wait without a stack is what others on the same word are; that for channels is told by its reason.
     let known: FxHashMap<(u32, u64), (Class, u64)> = members
         .iter()
         .filter(|(_, member)| member.class.frame.is_some())
@@ -177,7 +184,7 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
         .collect();
     for (word, member) in members
         .iter_mut()
-        .filter(|(_, member)| member.class.frame.is_none())
+        .filter(|(word, member)| member.class.frame.is_none() && *word != 0)
     {
         if let Some(&(class, uaddr)) = known.get(&(member.key.tgid, *word)) {
             member.class = Class { frame: None, ..class };
@@ -304,7 +311,14 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built 
         ),
         Group::Code {
             tgid, kind, caller, ..
-        } => (*tgid, *kind, None, Some(format!("taken in {caller}"))),
+        } => {
+            let name = match kind {
+                LockKind::GoChan => format!("channels in {caller}"),
+                LockKind::GoSelect => format!("select in {caller}"),
+                _ => format!("taken in {caller}"),
+            };
+            (*tgid, *kind, None, Some(name))
+        }
         Group::Process { tgid, kind } => {
             let name = match kind {
                 LockKind::Gil => Some("the interpreter lock".to_owned()),

@@ -7,6 +7,7 @@ pub mod gc;
 pub mod go;
 pub mod go_locks;
 mod go_objects;
+pub mod go_parks;
 mod go_pools;
 pub mod go_shapes;
 pub mod hints;

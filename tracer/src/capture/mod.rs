@@ -10,10 +10,11 @@ pub mod plan;
 pub mod pool;
 pub mod stats;
 pub mod tracefs;
-mod uprobes;
+pub mod uprobes;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::Read as _,
     os::fd::{AsFd, BorrowedFd},
 };
@@ -26,6 +27,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use tracer_ebpf::{
+    go_wait::Layout,
     memo::{Key, Ways},
     wire::{Control, GoLayout, StackClass, StackPlace, TaskSnapshot, counter},
 };
@@ -37,10 +39,10 @@ use self::{
     plan::{Collectors, Hook, Step},
     pool::Pool,
     stats::{KernelTime, RunStats, Sampler, run_stats},
-    uprobes::Uprobes,
+    uprobes::{Group, Uprobes},
 };
 use crate::{
-    go::{sites::Sites, starts::Places},
+    go::{park_sites::ParkSites, sites::Sites, starts::Places},
     proc::host::monotonic_ns,
     report::model::Probe,
     stacks::Order,
@@ -50,8 +52,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ct
 
 /// From one sample of the cost to the next when something hangs on it.
 const WATCH_NS: u64 = 500_000_000;
-/// Goroutines whose last wait is remembered.
-const GO_WAITS: u32 = 65_536;
+/// Goroutines whose last wait is remembered: that for a lock, or any.
+const GO_WAITS: [u32; 2] = [65_536, 1 << 18];
+/// Go programs whose parking is traced at once.
+const GO_PROGRAMS: u32 = 1024;
 /// Goroutines that were asked for and have not begun.
 const GO_ASKED: u32 = 4096;
 /// Characters kept of why a hook could not be attached.
@@ -80,6 +84,8 @@ pub struct Request {
     pub goroutines: bool,
     /// There may be Go programs among them, and who asks for descriptors is to be told.
     pub go_starts: bool,
+    /// And everything else that their goroutines wait for.
+    pub go_waits: bool,
 }
 
 /// Probes attached to the kernel; they go with this value, and with the process however it ends.
@@ -101,6 +107,7 @@ pub struct Capture {
     sampler: Sampler,
     uprobes: Uprobes,
     go_starts: GoStarts,
+    go_programs: HashMap<MapData, u32, Wire<Layout>>,
 }
 
 /// A type of the wire in a map: aya wants its marker trait on a type of ours.
@@ -116,6 +123,7 @@ unsafe impl aya::Pod for Wire<Control> {}
 unsafe impl aya::Pod for Wire<Key> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Wire<GoLayout> {}
+unsafe impl aya::Pod for Wire<Layout> {}
 
 impl Capture {
     /// Loads and attaches everything in the plan. Must be called while the process has one thread.
@@ -163,6 +171,7 @@ impl Capture {
         let control: Array<_, Wire<Control>> = Array::try_from(take("CONTROL")?)?;
         let kstacks = StackTraceMap::try_from(take("KSTACKS")?)?;
         let go_starts = GoStarts::new(take("GO_TARGETS")?, offsets.task_fsbase != 0)?;
+        let go_programs = HashMap::try_from(take("GO_PROGRAMS")?)?;
         for &tgid in &request.targets {
             targets
                 .insert(tgid, 0, 0)
@@ -202,11 +211,15 @@ impl Capture {
         }
         if request.go {
             // Listed from the start: samples of the cost go by the programs' order.
-            match uprobes::load(&mut ebpf) {
-                Ok(()) => attached.extend(uprobes::steps()),
+            match uprobes::load(&mut ebpf, request.go_waits) {
+                Ok(()) => attached.extend(uprobes::steps(request.go_waits)),
                 Err(error) => log::warn!("waits for Go's locks are not traced: {error:#}"),
             }
         }
+        let apart = programs(&attached)
+            .iter()
+            .map(|(_, hook)| matches!(hook, Hook::Uprobe(_)))
+            .collect();
         Ok(Self {
             ebpf,
             ring,
@@ -226,9 +239,11 @@ impl Capture {
                 Sampler::every(WATCH_NS)
             } else {
                 Sampler::default()
-            },
+            }
+            .without(apart),
             uprobes: Uprobes::default(),
             go_starts,
+            go_programs,
         })
     }
 
@@ -304,9 +319,48 @@ impl Capture {
         Ok(self.control.set(0, Wire(control), 0)?)
     }
 
-    /// Attaches to a Go program; the probes must have been asked for at the start.
-    pub fn attach_go(&mut self, pid: u32, sites: &Sites) -> Result<()> {
-        self.uprobes.attach(&mut self.ebpf, pid, sites)
+    /// Attaches to a Go program, which a process runs from this file; the probes must have been asked for at the start.
+    pub fn attach_go(&mut self, (pid, file): (u32, &File), sites: &Sites) -> Result<()> {
+        self.uprobes.attach(&mut self.ebpf, (pid, file), sites)
+    }
+
+    /// Attaches the probes on parking to a Go program; they must have been asked for at the start.
+    pub fn attach_parks(&mut self, (pid, file): (u32, &File), sites: &ParkSites) -> Result<()> {
+        self.go_programs.insert(pid, Wire(sites.layout), 0)?;
+        self.uprobes.attach_parks(&mut self.ebpf, (pid, file), sites)
+    }
+
+    /// Detaches a group of probes from all Go programs.
+    pub fn detach_group(&mut self, group: Group) {
+        self.uprobes.detach_group(group);
+    }
+
+    /// Whether a group of probes was in a program at some time.
+    #[must_use]
+    pub fn was_attached(&self, group: Group) -> bool {
+        self.uprobes.has_been(group)
+    }
+
+    /// One counter of [`counter`], summed over the CPUs.
+    pub fn counter(&self, which: u32) -> Result<u64> {
+        Ok(self.counters.get(&which, 0)?.iter().sum())
+    }
+
+    /// Time in a group's probes for each hit, as far as it was sampled.
+    #[must_use]
+    pub fn hit_ns(&self, group: Group) -> Option<f64> {
+        let programs = self.programs();
+        let sampled = self
+            .sampler
+            .sampled(monotonic_ns(), &all_stats(&self.ebpf, &programs))?;
+        let of_group = programs
+            .iter()
+            .zip(&sampled.programs)
+            .filter(|((name, _), _)| Uprobes::is_of(name, group));
+        let (runs, run_ns) = of_group.fold((0, 0), |(runs, run_ns), (_, stats)| {
+            (runs + stats.runs, run_ns + stats.run_ns)
+        });
+        (runs > 0).then(|| run_ns as f64 / runs as f64)
     }
 
     /// Detaches from a Go program.
@@ -328,6 +382,8 @@ impl Capture {
     /// Forgets a process that has ended.
     pub fn remove_target(&mut self, tgid: u32) {
         self.detach_go(tgid);
+        // Absent unless its parking was traced.
+        let _ = self.go_programs.remove(&tgid);
         // Absent when there was no room for it.
         if let Err(error) = self.targets.remove(&tgid) {
             log::debug!("target {tgid}: {error}");
@@ -360,7 +416,7 @@ impl Capture {
         Some(self.sampler.sampled(monotonic_ns(), &stats)?.kernel_time())
     }
 
-    /// Part of one CPU that the probes took in the last sample, once for each sample.
+    /// Part of one CPU that the probes in the kernel took in the last sample, once for each sample.
     pub fn take_kernel_share(&mut self) -> Option<f64> {
         let fresh = self.sampler.take_fresh()?;
         Some(fresh.run_ns as f64 / fresh.sampled_ns.max(1) as f64)
@@ -386,13 +442,12 @@ impl Capture {
         programs
             .into_iter()
             .enumerate()
-            .filter(|(_, (program, hook))| {
-                let attached = if go_starts::is_one(program) {
+            .filter(|(_, (program, _))| {
+                if go_starts::is_one(program) {
                     self.go_starts.were_attached
                 } else {
-                    self.uprobes.were_attached
-                };
-                attached || !matches!(hook, Hook::Uprobe(_))
+                    self.uprobes.was_attached(program)
+                }
             })
             .map(|(at, (program, hook))| {
                 let estimate = sampled.as_ref().and_then(|sampled| sampled.estimate(at));
@@ -443,8 +498,12 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .btf(Some(btf))
         .allow_unsupported_maps()
         .map_max_entries("EVENTS", request.ring_bytes)
-        .map_max_entries("GO_WAITS", if request.go { GO_WAITS } else { 1 })
-        .map_max_entries("GO_ASKED", if request.go_starts { GO_ASKED } else { 1 })
+        .map_max_entries(
+            "GO_WAITS",
+            entries(request.go, GO_WAITS[usize::from(request.go_waits)]),
+        )
+        .map_max_entries("GO_PROGRAMS", entries(request.go_waits, GO_PROGRAMS))
+        .map_max_entries("GO_ASKED", entries(request.go_starts, GO_ASKED))
         .override_global("RING_BYTES", &request.ring_bytes, true)
         .override_global("FEATURES", &features, true)
         .override_global("ONE_TARGET", &one_target, true)
@@ -473,6 +532,11 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         }
         error => anyhow!(error).context("cannot load the eBPF object"),
     })
+}
+
+/// Entries of a map that is not always needed.
+const fn entries(needed: bool, entries: u32) -> u32 {
+    if needed { entries } else { 1 }
 }
 
 fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {

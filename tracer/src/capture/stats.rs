@@ -151,6 +151,8 @@ pub struct Sampler {
     on: Option<StatsOn>,
     refused: bool,
     sums: Sums,
+    /// Programs that are not in [`Sampler::take_fresh`]: those after the last are.
+    apart: Vec<bool>,
     /// Sums when the last sample was over; of what came since.
     told: KernelTime,
     fresh: Option<KernelTime>,
@@ -164,6 +166,12 @@ impl Sampler {
             schedule: Schedule::every(period_ns),
             ..Self::default()
         }
+    }
+
+    /// Leaves programs out of [`Sampler::take_fresh`], in the order in which they are read.
+    #[must_use]
+    pub fn without(self, apart: Vec<bool>) -> Self {
+        Self { apart, ..self }
     }
 
     /// The last sample alone, once, when it is over.
@@ -199,7 +207,14 @@ impl Sampler {
                 self.sums.end(&read());
                 self.on = None;
                 let sum = KernelTime {
-                    run_ns: self.sums.past.iter().map(|program| program.run_ns).sum(),
+                    run_ns: self
+                        .sums
+                        .past
+                        .iter()
+                        .zip(self.apart.iter().chain(std::iter::repeat(&false)))
+                        .filter(|(_, apart)| !**apart)
+                        .map(|(program, _)| program.run_ns)
+                        .sum(),
                     sampled_ns: self.schedule.sampled_ns(now_ns),
                 };
                 self.fresh = Some(KernelTime {

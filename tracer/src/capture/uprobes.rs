@@ -1,6 +1,8 @@
 //! Probes in Go programs: loaded with the others, attached to one process at a time, gone with it or with us.
+//!
+//! In two groups, which come and go apart: those on locks, and those on everything that goroutines park for.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -10,32 +12,63 @@ use aya::{
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
+use tracer_ebpf::go_wait::Cookie;
 
 use super::{
     plan::{Hook, Step},
     say_size,
 };
-use crate::go::sites::{Site, Sites};
+use crate::go::{
+    park_sites::ParkSites,
+    sites::{Site, Sites},
+};
 
-/// Programs and the functions that they are attached to.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("go_notify_wait", "sync.runtime_notifyListWait"),
-    ("go_ready", "runtime.readyWithTime"),
-    ("go_semacquire", "runtime.semacquire1"),
+/// A program, the function that it is attached to, and its group.
+const PROGRAMS: [(&str, &str, Group); 6] = [
+    ("go_netpoll", "runtime.netpollready", Group::Parks),
+    ("go_notify_wait", "sync.runtime_notifyListWait", Group::Locks),
+    ("go_park", "runtime.gopark", Group::Parks),
+    ("go_ready", "runtime.readyWithTime", Group::Locks),
+    ("go_semacquire", "runtime.semacquire1", Group::Locks),
+    ("go_unpark", "runtime.ready", Group::Parks),
 ];
 
+/// Probes that are taken away at once.
+const THREADS_MAX: usize = 64;
+
+/// Which of the probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// On Go's locks.
+    Locks,
+    /// On everything that goroutines park for.
+    Parks,
+}
+
 /// The programs as loaded, to be listed with the others.
-pub(super) fn steps() -> impl Iterator<Item = Step> {
-    PROGRAMS.into_iter().map(|(program, function)| Step {
+pub(super) fn steps(parks: bool) -> impl Iterator<Item = Step> {
+    wanted(parks).map(|(program, function, _)| Step {
         program,
         hook: Hook::Uprobe(function),
         required: false,
     })
 }
 
+fn wanted(parks: bool) -> impl Iterator<Item = (&'static str, &'static str, Group)> {
+    PROGRAMS
+        .into_iter()
+        .filter(move |(.., group)| parks || *group == Group::Locks)
+}
+
+/// The group that a program is in.
+fn group(name: &str) -> Option<Group> {
+    let (.., group) = PROGRAMS.iter().find(|(program, ..)| *program == name)?;
+    Some(*group)
+}
+
 /// Loads the programs.
-pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
-    for (name, _) in PROGRAMS {
+pub(super) fn load(ebpf: &mut Ebpf, parks: bool) -> Result<()> {
+    for (name, ..) in wanted(parks) {
         let program = program(ebpf, name)?;
         program.load()?;
         say_size(name, program.info());
@@ -50,47 +83,116 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut UProbe> {
     Ok(program.try_into()?)
 }
 
-/// Attachments by process.
+/// Attachments by group and process.
 #[derive(Default)]
 pub(super) struct Uprobes {
-    links: BTreeMap<u32, Vec<UProbeLink>>,
-    /// There was one at some time.
-    pub(super) were_attached: bool,
+    links: BTreeMap<(Group, u32), Vec<UProbeLink>>,
+    /// Groups of which there was one at some time.
+    were_attached: Vec<Group>,
 }
 
 impl Uprobes {
-    /// Attaches to a process, all or none.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, pid: u32, sites: &Sites) -> Result<()> {
+    /// Attaches those on locks to a process, all or none.
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        (pid, program): (u32, &File),
+        sites: &Sites,
+    ) -> Result<()> {
+        // Ends before beginnings: a beginning whose end was missed would be a wait that never was.
         let places = [
             ("go_ready", Some(sites.ready)),
             ("go_notify_wait", sites.notify_wait),
             ("go_semacquire", Some(sites.semacquire)),
         ];
+        self.put(ebpf, (Group::Locks, pid), program, places, |site| {
+            sites.cookie(site)
+        })
+    }
+
+    /// Attaches those on parking to a process, all or none.
+    pub(super) fn attach_parks(
+        &mut self,
+        ebpf: &mut Ebpf,
+        (pid, program): (u32, &File),
+        sites: &ParkSites,
+    ) -> Result<()> {
+        let places = [
+            ("go_netpoll", sites.netpoll),
+            ("go_unpark", Some(sites.ready)),
+            ("go_park", Some(sites.park)),
+        ];
+        self.put(ebpf, (Group::Parks, pid), program, places, ParkSites::cookie)
+    }
+
+    fn put(
+        &mut self,
+        ebpf: &mut Ebpf,
+        of: (Group, u32),
+        file: &File,
+        places: [(&str, Option<Site>); 3],
+        cookie: impl Fn(Site) -> Cookie,
+    ) -> Result<()> {
         let mut links = Vec::new();
-        // Ends before beginnings: a beginning whose end was missed would be a wait that never was.
         for (name, site) in places {
             if let Some(site) = site {
-                links.push(attach(program(ebpf, name)?, pid, sites, site).with_context(|| name.to_owned())?);
+                let link = attach(program(ebpf, name)?, (of.1, file), site, cookie(site));
+                links.push(link.with_context(|| name.to_owned())?);
             }
         }
-        self.links.insert(pid, links);
-        self.were_attached = true;
+        self.links.insert(of, links);
+        if !self.were_attached.contains(&of.0) {
+            self.were_attached.push(of.0);
+        }
         Ok(())
     }
 
     /// Detaches from a process that ended, or has another program now.
     pub(super) fn detach(&mut self, pid: u32) {
-        self.links.remove(&pid);
+        self.links.retain(|(_, of), _| *of != pid);
+    }
+
+    /// Detaches a group from all processes. The kernel takes a probe away at once and returns only when nobody can be in it any more,
+    /// which takes 30 ms: one after the other the last ones would go on costing.
+    pub(super) fn detach_group(&mut self, group: Group) {
+        std::thread::scope(|scope| {
+            let of_group = self.links.iter_mut().filter(|((of, _), _)| *of == group);
+            for link in of_group
+                .flat_map(|(_, links)| std::mem::take(links))
+                .take(THREADS_MAX)
+            {
+                let dropped = std::thread::Builder::new().spawn_scoped(scope, || drop(link));
+                if let Err(error) = dropped {
+                    log::debug!("no thread to take a probe away: {error}");
+                }
+            }
+        });
+        self.links.retain(|(of, _), _| *of != group);
+    }
+
+    /// Whether a program was attached to a process at some time, or is none of these.
+    pub(super) fn was_attached(&self, name: &str) -> bool {
+        group(name).is_none_or(|group| self.has_been(group))
+    }
+
+    /// Whether one of a group was.
+    pub(super) fn has_been(&self, group: Group) -> bool {
+        self.were_attached.contains(&group)
+    }
+
+    /// Whether a program is of a group.
+    pub(super) fn is_of(name: &str, of: Group) -> bool {
+        group(name) == Some(of)
     }
 }
 
-/// By the file that the process runs, which may have no name any more.
-fn attach(program: &mut UProbe, pid: u32, sites: &Sites, site: Site) -> Result<UProbeLink> {
+/// By the file in which the place was found: should the process run another one by now, none of its code is changed.
+fn attach(program: &mut UProbe, (pid, file): (u32, &File), site: Site, cookie: Cookie) -> Result<UProbeLink> {
     let point = UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.offset),
-        cookie: Some(sites.cookie(site).pack()),
+        cookie: Some(cookie.pack()),
     };
     let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).context("process 0")?);
-    let id = program.attach(point, format!("/proc/{pid}/exe"), scope)?;
+    let id = program.attach(point, format!("/proc/self/fd/{}", file.as_raw_fd()), scope)?;
     Ok(program.take_link(id)?)
 }

@@ -70,6 +70,10 @@ pub struct TraceArgs {
     /// recorded, unbiased; the report says which
     #[arg(long, value_name = "P%")]
     pub budget: Option<String>,
+    /// Time everything that goroutines wait for, exactly: channels, selects, sleeps, the network. Every wait costs the program
+    /// about 3 us, so the probes come and go to stay under 2 % of one CPU, or half of --budget
+    #[arg(long, conflicts_with = "no_uprobes")]
+    pub go_waits: bool,
     /// Put no probe into any program: without them Go's own locks are not timed, and who asked for a dial is not told
     #[arg(long)]
     pub no_uprobes: bool,

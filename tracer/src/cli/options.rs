@@ -43,6 +43,8 @@ pub struct Options {
     pub go_write: Option<GoWrite>,
     /// Who makes goroutines is told at every `go` statement.
     pub go_creators: bool,
+    /// Everything that goroutines wait for is timed.
+    pub go_waits: bool,
     /// Follow children.
     pub follow: bool,
     /// Report probes and remedies too.
@@ -75,6 +77,11 @@ impl Options {
             ensure!(!time.is_zero(), "--{name} must be more than nothing, such as 5s");
             Ok(Some(time))
         };
+        let collectors = args.only.as_deref().map_or(Ok(Collectors::ALL), collectors)?;
+        ensure!(
+            collectors.go || !args.go_waits,
+            "--go-waits needs the collector go: name it in --only"
+        );
         Ok(Self {
             duration: positive("duration", &args.duration)?,
             interval: positive("interval", &args.interval)?,
@@ -85,13 +92,14 @@ impl Options {
                     JsonTo::File(path.clone())
                 }
             }),
-            collectors: args.only.as_deref().map_or(Ok(Collectors::ALL), collectors)?,
+            collectors,
             min_wait: duration("min-wait", &args.min_wait)?,
             top: args.top.max(1),
             older: positive("older", &args.older)?,
             uprobes: !args.no_uprobes,
             go_write: go_write(args)?,
             go_creators: args.go_creators,
+            go_waits: args.go_waits,
             follow: args.follow,
             verbose: args.verbose > 0,
             quiet: args.quiet,

@@ -20,6 +20,7 @@ pub mod locks;
 pub mod memory;
 pub mod metrics;
 pub mod objects;
+pub mod park_sites;
 pub mod pools;
 pub mod profiler;
 pub mod program;

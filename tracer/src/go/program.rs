@@ -65,6 +65,12 @@ impl Program {
         (start == address).then(|| self.table.function_name(start))?
     }
 
+    /// The file that was read, whatever the process runs by now.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
     /// First address of a function of the runtime.
     #[must_use]
     pub fn function(&self, name: &str) -> Option<u64> {

@@ -79,7 +79,7 @@ impl Sites {
     }
 }
 
-/// Where the beginning of a function can be probed.
+/// Where a function is probed.
 pub(super) fn site(program: &Program, function: &str) -> Result<Site> {
     let (code, start) = program
         .code(function)
@@ -143,13 +143,14 @@ fn is_check(instruction: &Instruction, pointer: Register) -> bool {
 }
 
 /// `push %rbp`, as the compiler writes it: the kernel emulates the short form only.
-fn is_push(instruction: &Instruction) -> bool {
+pub(super) fn is_push(instruction: &Instruction) -> bool {
     instruction.code() == Code::Push_r64
         && instruction.op0_register() == Register::RBP
         && instruction.len() == 1
 }
 
-fn targets(instruction: &Instruction, address: u64) -> bool {
+/// Whether it is a jump or call to an address.
+pub(super) fn targets(instruction: &Instruction, address: u64) -> bool {
     let branches = matches!(
         instruction.op0_kind(),
         OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64

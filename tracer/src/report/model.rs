@@ -237,6 +237,33 @@ document! {
         pub memos: StacksHad,
         /// What `--budget` left out to hold the cost; null without it.
         pub budget: Option<Budget>,
+        /// Probes in Go programs, and how much of the window they covered.
+        #[serde(default)]
+        pub go_probes: Vec<GoProbes>,
+    }
+
+    /// A group of probes in Go programs. They are taken away for a while where they alone would cost more than they may; nothing that was
+    /// seen is scaled up.
+    pub struct GoProbes {
+        /// `locks`: waits for `sync.Mutex` and its kin; `waits` (`--go-waits`): everything that goroutines park for.
+        pub group: String,
+        /// How long they were there. Waits that were under way when they came or went are not seen.
+        pub covered_ns: u64,
+        /// In so many parts.
+        pub parts: u32,
+        /// What they may cost, in percent of one CPU; null: there is no bound.
+        pub percent: Option<f64>,
+        /// Estimate of what they cost, traps, probes and records together; null without a bound.
+        pub cpu_percent: Option<f64>,
+        /// Times that the program came to one of them.
+        pub hits: u64,
+        /// Waits that were under way when the probes were taken away: in no histogram, and long ones are missing most. Null where that is
+        /// not counted, as the next two.
+        pub cut: Option<u64>,
+        /// Waits whose end was not seen: the goroutine did not wait after all, or the runtime woke it where no probe is.
+        pub unended: Option<u64>,
+        /// Ends of waits whose beginning was not seen: mostly those under way when the probes came.
+        pub unmatched: Option<u64>,
     }
 
     /// How the cost was held.
@@ -804,12 +831,18 @@ document! {
         pub wait_reason: Option<String>,
         /// Goroutines seen there, in all snapshots together.
         pub samples: u64,
-        /// Estimate of the time, of all of them together.
+        /// Estimate of the time, of all of them together; without samples the sum of `wait` as far as it lies in the window.
         pub total_ns: u64,
         /// 95 % confidence interval of it; null with too few snapshots.
         pub total_ci_ns: Option<[u64; 2]>,
         /// How many were there on average.
         pub mean: f64,
+        /// With `--go-waits`: waits that began and ended here while the probes were there ([`Overhead::go_probes`]).
+        #[serde(default)]
+        pub count: Option<u64>,
+        /// How long they were, exactly.
+        #[serde(default)]
+        pub wait: Option<Hist>,
     }
 
     /// How goroutines were read.

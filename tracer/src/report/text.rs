@@ -5,6 +5,7 @@ mod escape;
 mod fds;
 mod findings;
 mod go;
+mod go_waits;
 mod go_write;
 mod locks;
 mod losses;

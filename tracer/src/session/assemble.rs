@@ -215,6 +215,7 @@ impl Tracing {
             go_write,
             uprobes,
             creators,
+            probing,
             ..
         } = self;
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
@@ -241,6 +242,7 @@ impl Tracing {
         let go_locks = locks::Go {
             waits: &pipeline.go_locks,
             layouts: &uprobes.layouts,
+            reasons: &uprobes.reasons,
         };
         let collectors = options.collectors;
         let found_locks = (collectors.locks || collectors.go).then(|| {
@@ -295,6 +297,15 @@ impl Tracing {
             Vec::new()
         };
         analyse::asked::complete(&mut go, &pipeline.go_starts, &mut names);
+        for go in &mut go {
+            if let Some(reasons) = uprobes.reasons.get(&go.pid) {
+                analyse::go_parks::exact(go, &pipeline.go_locks, reasons, window.ns(), &mut names);
+            }
+        }
+        let go_probes = capture
+            .as_ref()
+            .map(|capture| probing.report(capture, window.end_ns))
+            .unwrap_or_default();
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
@@ -306,6 +317,9 @@ impl Tracing {
                 losses: &losses,
                 window_ns: window.ns(),
                 short_left_out: budget.leaves_short_out(),
+                locks_in_part: go_probes
+                    .iter()
+                    .any(|probes| probes.group == "locks" && probes.covered_ns < window.ns() / 10 * 9),
             },
             &mut names,
         );
@@ -336,7 +350,10 @@ impl Tracing {
             targets: described,
             probes,
             losses,
-            overhead: overhead(edge, after, &window, had, budget.report()),
+            overhead: Overhead {
+                go_probes,
+                ..overhead(edge, after, &window, had, budget.report())
+            },
             stacks: names.into_stacks(),
             locks: found_locks.map(|locks| locks.locks),
             blocked: blocked.map(|(blocked, _)| blocked),
@@ -551,6 +568,7 @@ fn overhead(
         symbolize_cpu_ns: None,
         memos,
         budget,
+        go_probes: Vec::new(),
     }
 }
 

@@ -44,6 +44,8 @@ impl Setting {
             shadow_mask,
             sample_mask: u64::from(self.one_in.max(1) - 1),
             window_ns,
+            go_locks_ns: u64::MAX,
+            go_parks_ns: u64::MAX,
         }
     }
 }

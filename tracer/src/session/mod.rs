@@ -5,12 +5,14 @@ pub mod assemble;
 pub mod budget;
 pub mod child;
 mod creators;
+pub mod duty;
 pub mod go;
 pub mod go_write;
 mod go_written;
 pub mod hearing;
 pub mod output;
 pub mod pipeline;
+mod probing;
 pub mod snapshot;
 pub mod tracing;
 mod uprobes;
@@ -110,9 +112,14 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
             () = &mut end => break,
             ready = ring.readable() => {
                 ready.context("cannot watch the ring")?.clear_ready();
+                tracing.hold_probes()?;
                 tracing.drain();
             }
-            _ = tick.tick() => tracing.drain(),
+            _ = tick.tick() => {
+                // First: under a load that is to be shed, the ring takes long.
+                tracing.hold_probes()?;
+                tracing.drain();
+            }
             _ = sample.tick() => {
                 tracing.sample();
                 tracing.hold_budget()?;

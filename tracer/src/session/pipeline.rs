@@ -6,7 +6,8 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::{
     nr,
     wire::{
-        FdUring, Fork, Regs, Stack, StackClass, StackPlace, TaskSnapshot, Wait, stack_fault, stack_ref, wait,
+        FdUring, Fork, Regs, Stack, StackClass, StackPlace, TaskSnapshot, Wait, go_site, stack_fault,
+        stack_ref, wait,
     },
 };
 
@@ -80,6 +81,8 @@ pub struct Pipeline {
     unknown_records: u64,
     /// Records seen.
     records: u64,
+    /// Those of goroutines' waits: for locks, and all others.
+    go_records: [u64; 2],
     last_ns: u64,
 }
 
@@ -107,6 +110,7 @@ impl Pipeline {
             notices: Vec::new(),
             unknown_records: 0,
             records: 0,
+            go_records: [0; 2],
             last_ns: 0,
         }
     }
@@ -147,6 +151,7 @@ impl Pipeline {
                 let tgid = record.header.tgid;
                 let stack = self.stack(record.stack, tgid, record.started_ns);
                 let waker = self.stack(record.waker_stack, tgid, record.header.ts_ns);
+                self.go_records[usize::from(record.site == go_site::PARK)] += 1;
                 self.go_locks.on_wait(&record, (stack, waker));
             }
             Event::GoStart(record) => {
@@ -358,6 +363,12 @@ impl Pipeline {
     #[must_use]
     pub const fn records(&self) -> u64 {
         self.records
+    }
+
+    /// Records of goroutines' waits: for locks, and all others.
+    #[must_use]
+    pub const fn go_records(&self) -> [u64; 2] {
+        self.go_records
     }
 
     /// Begins a new window.

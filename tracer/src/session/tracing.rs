@@ -12,10 +12,12 @@ use super::{
     assemble::had_since,
     budget::{Budget, Setting},
     creators::Creators,
+    duty::Duties,
     go::GoTargets,
     go_write::GoWriter,
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
+    probing::Probing,
     snapshot::Edge,
     uprobes::GoPrograms,
 };
@@ -63,6 +65,7 @@ pub struct Tracing {
     pub(super) had_before: StacksHad,
     pub(super) unseen_kinds: Vec<String>,
     pub(super) budget: Budget,
+    pub(super) probing: Probing,
     /// Those that are Go programs.
     pub(super) go: GoTargets,
     /// What is written into them.
@@ -86,7 +89,8 @@ impl Tracing {
             collectors: options.collectors,
             follow: options.follow,
             ring_bytes: options.ring_bytes,
-            watch_cost: options.budget.is_some(),
+            watch_cost: options.budget.is_some() || options.go_waits,
+            go_waits: options.go_waits,
             go: traces_go(&options) && may_be_go,
             goroutines: options.collectors.fds && may_be_go,
             go_starts: Creators::wants_probes(&options) && may_be_go,
@@ -153,16 +157,21 @@ impl Tracing {
         }
         pipeline.reset(host::monotonic_ns());
         let mut uprobes = GoPrograms::default();
+        let mut probing = Probing::new(Duties::new(
+            options.budget,
+            options.go_waits,
+            host::monotonic_ns(),
+        ));
         if request.go && !command {
             for traced in targets.iter().filter(|traced| is_go(&traced.described)) {
                 uprobes.want(traced.held.pid);
             }
-            uprobes.attach(&mut capture);
+            uprobes.attach(&mut capture, &mut probing.duties);
         }
         let unseen_kinds = unseen_kinds(&capture, &options);
         let pids = pids(&targets);
         let edge = Edge::read(&pids, capture.kernel_time());
-        Ok(Self {
+        let mut tracing = Self {
             options,
             capture: Some(capture),
             pipeline,
@@ -178,10 +187,14 @@ impl Tracing {
             had_before: StacksHad::default(),
             unseen_kinds,
             budget,
+            probing,
             go,
             go_write,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
-        })
+        };
+        tracing.probing.reset(tracing.capture.as_ref(), tracing.edge.ns);
+        tracing.set_control()?;
+        Ok(tracing)
     }
 
     /// A descriptor that becomes readable when the probes want the ring emptied.
@@ -237,10 +250,8 @@ impl Tracing {
                         self.creators.forget(pid);
                         if is_go(&described) {
                             self.creators.want(pid);
-                            self.creators.attach(capture);
                             if traces_go(&self.options) {
                                 self.uprobes.want(pid);
-                                self.uprobes.attach(capture);
                             }
                         }
                     }
@@ -252,6 +263,7 @@ impl Tracing {
                     } else {
                         self.go.close(pid);
                     }
+                    self.attach_programs();
                 }
                 self.reconcile(pid);
             }
@@ -284,12 +296,20 @@ impl Tracing {
         }
     }
 
+    /// Puts probes into Go programs that have none yet.
+    fn attach_programs(&mut self) {
+        let Some(capture) = &mut self.capture else { return };
+        self.creators.attach(capture);
+        if self.uprobes.attach(capture, &mut self.probing.duties)
+            && let Err(error) = self.set_control()
+        {
+            log::warn!("the probes are not told to begin: {error:#}");
+        }
+    }
+
     /// Looks at the targets, and notes how many descriptors are open.
     pub fn sample(&mut self) {
-        if let Some(capture) = &mut self.capture {
-            self.uprobes.attach(capture);
-            self.creators.attach(capture);
-        }
+        self.attach_programs();
         let now = host::monotonic_ns();
         for table in self.pipeline.fds.values_mut() {
             table.snapshot(now);
@@ -362,8 +382,11 @@ impl Tracing {
         }
         let (cpu, now) = (host::own_cpu(), host::monotonic_ns());
         let (cpu_before, before) = std::mem::replace(&mut self.cost_from, (cpu, now));
-        let own = cpu.saturating_sub(cpu_before).as_nanos() as f64 / now.saturating_sub(before).max(1) as f64;
-        let cost = (probes.unwrap_or(0.0) + own) * 100.0;
+        let elapsed = now.saturating_sub(before).max(1);
+        // Probes in programs have an account of their own.
+        let (in_own, in_programs) = self.probing.take_cost_ns(elapsed);
+        let own = (cpu.saturating_sub(cpu_before).as_nanos() as f64 - in_own).max(0.0) + in_programs;
+        let cost = (probes.unwrap_or(0.0) + own / elapsed as f64) * 100.0;
         let setting = match probes {
             Some(_) => self.budget.measured(cost),
             None => self.budget.measured_in_part(cost),
@@ -374,7 +397,7 @@ impl Tracing {
                 setting.min_wait_ns,
                 setting.one_in
             );
-            capture.set_control(setting.control(shadow_mask(&self.options), self.edge.ns))?;
+            self.set_control()?;
         }
         Ok(())
     }
@@ -493,13 +516,8 @@ impl Tracing {
             self.edge = after;
             self.started_at = SystemTime::now();
             self.budget.reset();
-            let control = self
-                .budget
-                .setting()
-                .control(shadow_mask(&self.options), self.edge.ns);
-            if let Some(capture) = &mut self.capture {
-                capture.set_control(control)?;
-            }
+            self.probing.reset(self.capture.as_ref(), self.edge.ns);
+            self.set_control()?;
         }
         let report = assembly.finish(|| {
             if !last {
@@ -539,7 +557,7 @@ fn is_go(target: &Target) -> bool {
 }
 
 /// Of the recognised stacks one in this plus one is compared; with 0 in the options none is recognised.
-fn shadow_mask(options: &Options) -> u64 {
+pub(super) fn shadow_mask(options: &Options) -> u64 {
     u64::from(options.shadow.wrapping_sub(1))
 }
 

@@ -1,26 +1,42 @@
-//! Which targets are Go programs whose locks are traced: found out at the start, at every exec, and again for a while where the
-//! program was still being set up.
+//! Which targets are Go programs whose locks, and goroutines' waits, are traced: found out at the start, at every exec, and again for a
+//! while where the program was still being set up.
+
+use std::{collections::BTreeMap, fs::File};
 
 use anyhow::Result;
 use rustc_hash::FxHashMap;
 
+use super::duty::Duties;
 use crate::{
-    capture::Capture,
-    go::{locks::LockLayout, memory::Live, program::Program, sites::Sites},
+    capture::{Capture, uprobes::Group},
+    go::{locks::LockLayout, memory::Live, park_sites::ParkSites, program::Program, sites::Sites},
+    proc::host,
     report::model::Hint,
 };
 
 /// Looks at a program before it is given up: two seconds, at four a second.
 const LOOKS: u32 = 8;
 
+/// Where a program is probed.
+struct Places {
+    /// The file that they are in.
+    file: File,
+    locks: Sites,
+    parks: Option<ParkSites>,
+}
+
 /// The Go programs among the targets.
 #[derive(Default)]
 pub(super) struct GoPrograms {
     /// Layouts of their locks, by process.
     pub(super) layouts: FxHashMap<u32, LockLayout>,
+    /// Why their goroutines wait, by number, by process; of those whose parking is traced.
+    pub(super) reasons: FxHashMap<u32, Vec<String>>,
     /// Processes to be looked at, and how often they may be.
     wanted: Vec<(u32, u32)>,
-    /// Why the others' locks are not traced.
+    /// Those that are probed.
+    places: BTreeMap<u32, Places>,
+    /// What is not traced of the others, and why.
     refused: Vec<(u32, String)>,
 }
 
@@ -34,24 +50,68 @@ impl GoPrograms {
     /// It ended, or runs another program now.
     pub(super) fn forget(&mut self, pid: u32) {
         self.wanted.retain(|(wanted, _)| *wanted != pid);
+        self.places.remove(&pid);
     }
 
-    /// Attaches where that is possible now.
-    pub(super) fn attach(&mut self, capture: &mut Capture) {
+    /// Attaches where that is possible now; whether the probes must be told that they are there.
+    pub(super) fn attach(&mut self, capture: &mut Capture, duties: &mut Duties) -> bool {
+        let mut changed = false;
         for (pid, looks) in std::mem::take(&mut self.wanted) {
-            match attach(capture, pid) {
-                Ok(layout) => {
-                    log::debug!("process {pid}: {layout:?}");
-                    self.layouts.insert(pid, layout);
-                }
+            match self.attach_one(capture, duties, pid) {
+                Ok(begun) => changed |= begun,
                 // A program that is just being loaded has no memory to read yet.
                 Err(_) if looks > 1 => self.wanted.push((pid, looks - 1)),
-                Err(error) => {
-                    log::debug!("process {pid}: Go's locks are not traced: {error:#}");
-                    self.refused.push((pid, format!("{error:#}")));
-                }
+                Err(error) => self.refuse(pid, format!("Go's own locks are not timed: {error:#}")),
             }
         }
+        changed
+    }
+
+    fn attach_one(&mut self, capture: &mut Capture, duties: &mut Duties, pid: u32) -> Result<bool> {
+        let program = Program::open(pid)?;
+        let memory = Live::new(pid);
+        let locks = Sites::find(&memory, &program)?;
+        let layout = LockLayout::find(&memory, &program);
+        log::debug!("process {pid}: {layout:?}");
+        let parks = duties.parks.as_ref().map(|_| ParkSites::find(&memory, &program));
+        let parks = parks.transpose().unwrap_or_else(|error| {
+            self.refuse(pid, format!("waits of goroutines are not timed: {error:#}"));
+            None
+        });
+        if let Some(parks) = &parks {
+            log::debug!("process {pid}: {:?}", parks.layout);
+            self.reasons.insert(pid, parks.reasons.clone());
+        }
+        let file = program.file().try_clone()?;
+        let mut places = Places { file, locks, parks };
+        let mut begun = places.attach(capture, duties, Group::Locks, pid)?;
+        match places.attach(capture, duties, Group::Parks, pid) {
+            Ok(first) => begun |= first,
+            Err(error) => {
+                self.refuse(pid, format!("waits of goroutines are not timed: {error:#}"));
+                places.parks = None;
+            }
+        }
+        self.layouts.insert(pid, layout);
+        self.places.insert(pid, places);
+        Ok(begun)
+    }
+
+    /// Puts a group's probes into all programs again; whether they are in one.
+    pub(super) fn attach_again(&self, capture: &mut Capture, group: Group) -> bool {
+        let mut any = false;
+        for (&pid, places) in &self.places {
+            match places.put(capture, group, pid) {
+                Ok(put) => any |= put,
+                Err(error) => log::info!("process {pid} is not probed again: {error:#}"),
+            }
+        }
+        any
+    }
+
+    fn refuse(&mut self, pid: u32, why: String) {
+        log::debug!("process {pid}: {why}");
+        self.refused.push((pid, why));
     }
 
     /// What the report says of those that were refused.
@@ -60,7 +120,7 @@ impl GoPrograms {
             Some(Hint {
                 pid: *pid,
                 runtime: runtime(*pid)?,
-                text: format!("Go's own locks are not timed: {why}"),
+                text: why.clone(),
                 frames: 0,
             })
         };
@@ -68,10 +128,27 @@ impl GoPrograms {
     }
 }
 
-fn attach(capture: &mut Capture, pid: u32) -> Result<LockLayout> {
-    let program = Program::open(pid)?;
-    let memory = Live::new(pid);
-    let sites = Sites::find(&memory, &program)?;
-    capture.attach_go(pid, &sites)?;
-    Ok(LockLayout::find(&memory, &program))
+impl Places {
+    /// Attaches a group to a process unless it is away for now; whether it is there for the first time.
+    fn attach(&self, capture: &mut Capture, duties: &mut Duties, group: Group, pid: u32) -> Result<bool> {
+        let Some(duty) = duties.of(group) else {
+            return Ok(false);
+        };
+        if duty.is_away() || !self.put(capture, group, pid)? {
+            return Ok(false);
+        }
+        let begins = !duty.is_on();
+        duty.begin(host::monotonic_ns());
+        Ok(begins)
+    }
+
+    /// Whether there was something to be attached.
+    fn put(&self, capture: &mut Capture, group: Group, pid: u32) -> Result<bool> {
+        match (group, &self.parks) {
+            (Group::Locks, _) => capture.attach_go((pid, &self.file), &self.locks)?,
+            (Group::Parks, Some(parks)) => capture.attach_parks((pid, &self.file), parks)?,
+            (Group::Parks, None) => return Ok(false),
+        }
+        Ok(true)
+    }
 }

@@ -126,6 +126,7 @@ impl View<'_> {
         for pool in go.pools.iter().take(self.top()) {
             lines.extend(self.page.wrap(2, &connections(pool)));
         }
+        lines.extend(self.exact_waits(go));
         if let Some(gc) = &go.gc {
             lines.extend(self.page.wrap(2, &collector(gc)));
         }

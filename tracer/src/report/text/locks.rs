@@ -4,7 +4,7 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::kind;
-use crate::report::model::{Hist, Lock, Outcomes, StackKey};
+use crate::report::model::{Hist, Lock, LockKind, Outcomes, StackKey};
 use crate::report::units::{count, counted, distribution, modes, p99_cell, percent, share, tail, time};
 
 /// Stacks of one lock that waited, and that woke or held, at most; fewer for one who does not ask for more.
@@ -20,11 +20,20 @@ const WIDE: usize = 100;
 const WORTH_QUEUE: f64 = 0.1;
 const NAME: usize = 40;
 
+/// What only goroutines wait for, and tell elsewhere.
+pub(super) const fn is_channel(lock: &Lock) -> bool {
+    matches!(lock.kind, LockKind::GoChan | LockKind::GoSelect)
+}
+
 impl View<'_> {
-    /// Locks whose waits are contention, longest total first.
+    /// Locks whose waits are contention, longest total first. Who waits for a channel mostly waits for work: they have a table of
+    /// their own.
     pub(super) fn contended(&self) -> Vec<&Lock> {
         let locks = self.report.locks.as_deref().unwrap_or_default();
-        let mut found: Vec<&Lock> = locks.iter().filter(|lock| !lock.idle).collect();
+        let mut found: Vec<&Lock> = locks
+            .iter()
+            .filter(|lock| !lock.idle && !is_channel(lock))
+            .collect();
         found.sort_by_key(|lock| std::cmp::Reverse(lock.wait.total_ns));
         found
     }
@@ -285,7 +294,10 @@ impl View<'_> {
     /// One line for each that only idle threads wait on.
     fn idle_lines(&self) -> Vec<String> {
         let locks = self.report.locks.as_deref().unwrap_or_default();
-        let idle: Vec<&Lock> = locks.iter().filter(|lock| lock.idle).collect();
+        let idle: Vec<&Lock> = locks
+            .iter()
+            .filter(|lock| lock.idle && !is_channel(lock))
+            .collect();
         let mut lines: Vec<String> = idle
             .iter()
             .take(self.top())

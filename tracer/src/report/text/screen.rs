@@ -259,6 +259,7 @@ impl View<'_> {
             .page
             .labelled(LABEL, "Own cost", if fits { &whole } else { &bare });
         lines.extend(self.budget_lines());
+        lines.extend(self.go_probes_lines());
         lines
     }
 
