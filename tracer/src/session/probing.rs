@@ -79,9 +79,10 @@ pub(super) struct Probing {
 const GROUPS: [Group; 2] = [Group::Locks, Group::Parks];
 
 impl Probing {
-    pub(super) fn new(duties: Duties) -> Self {
+    /// Under a budget, and whether everything that goroutines park for is wanted.
+    pub(super) fn new(budget: Option<f64>, parks: bool) -> Self {
         Self {
-            duties,
+            duties: Duties::new(budget, parks, host::monotonic_ns()),
             groups: Default::default(),
         }
     }
@@ -148,6 +149,12 @@ impl Probing {
 }
 
 impl Tracing {
+    /// The first window begins.
+    pub(super) fn begin_probing(&mut self) -> Result<()> {
+        self.probing.reset(self.capture.as_ref(), self.edge.ns);
+        self.set_control()
+    }
+
     /// What holds at present, for the probes.
     pub(super) fn control(&self) -> Control {
         let setting = self.budget.setting();

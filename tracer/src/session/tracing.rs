@@ -11,8 +11,11 @@ use tracer_ebpf::wire::TaskSnapshot;
 use super::{
     assemble::had_since,
     budget::{Budget, Setting},
+<<<<<<< ours
     creators::Creators,
     duty::Duties,
+=======
+>>>>>>> theirs
     go::GoTargets,
     go_write::GoWriter,
     hearing::Hearing,
@@ -157,11 +160,7 @@ impl Tracing {
         }
         pipeline.reset(host::monotonic_ns());
         let mut uprobes = GoPrograms::default();
-        let mut probing = Probing::new(Duties::new(
-            options.budget,
-            options.go_waits,
-            host::monotonic_ns(),
-        ));
+        let mut probing = Probing::new(options.budget, options.go_waits);
         if request.go && !command {
             for traced in targets.iter().filter(|traced| is_go(&traced.described)) {
                 uprobes.want(traced.held.pid);
@@ -192,8 +191,7 @@ impl Tracing {
             go_write,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
         };
-        tracing.probing.reset(tracing.capture.as_ref(), tracing.edge.ns);
-        tracing.set_control()?;
+        tracing.begin_probing()?;
         Ok(tracing)
     }
 
