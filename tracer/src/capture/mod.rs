@@ -123,6 +123,7 @@ unsafe impl aya::Pod for Wire<Control> {}
 unsafe impl aya::Pod for Wire<Key> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Wire<GoLayout> {}
+// SAFETY: as above.
 unsafe impl aya::Pod for Wire<Layout> {}
 
 impl Capture {
@@ -203,19 +204,7 @@ impl Capture {
                 read_tasks(&mut ebpf)?;
             }
         }
-        if request.go_starts {
-            match go_starts::load(&mut ebpf) {
-                Ok(()) => attached.extend(go_starts::steps()),
-                Err(error) => log::warn!("who makes goroutines is not told: {error:#}"),
-            }
-        }
-        if request.go {
-            // Listed from the start: samples of the cost go by the programs' order.
-            match uprobes::load(&mut ebpf, request.go_waits) {
-                Ok(()) => attached.extend(uprobes::steps(request.go_waits)),
-                Err(error) => log::warn!("waits for Go's locks are not traced: {error:#}"),
-            }
-        }
+        attached.extend(load_uprobes(&mut ebpf, request));
         let apart = programs(&attached)
             .iter()
             .map(|(_, hook)| matches!(hook, Hook::Uprobe(_)))
@@ -532,6 +521,25 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         }
         error => anyhow!(error).context("cannot load the eBPF object"),
     })
+}
+
+/// Loads the programs for uprobes, which are attached to programs one by one: listed from the start, as samples of the cost go by the
+/// programs' order.
+fn load_uprobes(ebpf: &mut Ebpf, request: &Request) -> Vec<Step> {
+    let mut loaded = Vec::new();
+    if request.go_starts {
+        match go_starts::load(ebpf) {
+            Ok(()) => loaded.extend(go_starts::steps()),
+            Err(error) => log::warn!("who makes goroutines is not told: {error:#}"),
+        }
+    }
+    if request.go {
+        match uprobes::load(ebpf, request.go_waits) {
+            Ok(()) => loaded.extend(uprobes::steps(request.go_waits)),
+            Err(error) => log::warn!("waits for Go's locks are not traced: {error:#}"),
+        }
+    }
+    loaded
 }
 
 /// Entries of a map that is not always needed.

@@ -11,11 +11,7 @@ use tracer_ebpf::wire::TaskSnapshot;
 use super::{
     assemble::had_since,
     budget::{Budget, Setting},
-<<<<<<< ours
     creators::Creators,
-    duty::Duties,
-=======
->>>>>>> theirs
     go::GoTargets,
     go_write::GoWriter,
     hearing::Hearing,
@@ -77,6 +73,23 @@ pub struct Tracing {
     cost_from: (std::time::Duration, u64),
 }
 
+/// What is asked of the probes.
+fn request(options: &Options, held: &[Held], command: bool) -> Request {
+    // What a command or a child will be is not known yet.
+    let may_be_go = command || options.follow || held.iter().any(|held| is_go(&target::describe(held.pid)));
+    Request {
+        targets: held.iter().map(|held| held.pid).collect(),
+        collectors: options.collectors,
+        follow: options.follow,
+        ring_bytes: options.ring_bytes,
+        watch_cost: options.budget.is_some() || options.go_waits,
+        go_waits: options.go_waits,
+        go: traces_go(options) && may_be_go,
+        goroutines: options.collectors.fds && may_be_go,
+        go_starts: Creators::wants_probes(options) && may_be_go,
+    }
+}
+
 impl Tracing {
     /// Attaches the probes and looks at the targets for the first time. `command`: they wait to become the command.
     pub fn start(options: Options, held: Vec<Held>, command: bool) -> Result<Self> {
@@ -84,20 +97,7 @@ impl Tracing {
         if go_write.is_asked() && !command && !options.follow {
             some_go(&held)?;
         }
-        // What a command or a child will be is not known yet.
-        let may_be_go =
-            command || options.follow || held.iter().any(|held| is_go(&target::describe(held.pid)));
-        let request = Request {
-            targets: held.iter().map(|held| held.pid).collect(),
-            collectors: options.collectors,
-            follow: options.follow,
-            ring_bytes: options.ring_bytes,
-            watch_cost: options.budget.is_some() || options.go_waits,
-            go_waits: options.go_waits,
-            go: traces_go(&options) && may_be_go,
-            goroutines: options.collectors.fds && may_be_go,
-            go_starts: Creators::wants_probes(&options) && may_be_go,
-        };
+        let request = request(&options, &held, command);
         let mut capture = Capture::start(&request)?;
         let min_wait_ns = options.min_wait.as_nanos() as u64;
         let mut pipeline = Pipeline::new(
@@ -126,10 +126,8 @@ impl Tracing {
         }
         let mut go = GoTargets::default();
         if options.collectors.go && !command {
-            for traced in &targets {
-                if traced.described.runtime.starts_with("go") {
-                    go.open(traced.held.pid);
-                }
+            for traced in targets.iter().filter(|traced| is_go(&traced.described)) {
+                go.open(traced.held.pid);
             }
         }
         let budget = Budget::new(
