@@ -1,13 +1,11 @@
 //! Descriptors that goroutines make for others: the row is that of who asked, with exact numbers, beside those that close.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 use tracer::report::model::{FdStack, Report, Severity, Verdict};
 
-use super::support::workload::Truth;
-use super::support::{Ctrace, Workload, can_trace, go, require};
+use super::support::{Ctrace, Workload, can_trace, go};
 
 /// Before goroutines knew their parent, the first that did, and the newest; with the linker's ways to place a thread's goroutine.
 const BUILDS: [(&str, &[&str]); 5] = [
@@ -21,52 +19,13 @@ const BUILDS: [(&str, &[&str]); 5] = [
     ),
 ];
 
-fn built(version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
-    let toolchain = go::toolchain(version);
-    if !require(
-        toolchain.is_some(),
-        &format!("no Go {version}: cargo xtask test fetches it"),
-    ) {
-        return None;
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/gosockets.go");
-    let program = folder.join("gosockets");
-    go::build(&toolchain?, args, &program, &source).unwrap();
-    Some(program)
-}
-
-/// Traces one run, from before `go` until after `done`.
-fn traced(program: &Path, args: &[&str], options: &[&str]) -> (Report, Truth) {
-    let mut workload = Workload::started({
-        let mut command = Command::new(program);
-        command.args(args);
-        command
-    });
-    let pid = workload.pid.to_string();
-    let ctrace = Ctrace::start(&[&["--pid", &pid], options].concat());
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    (report, truth)
-}
-
-/// Names of a stack's functions, leaf first.
-fn functions<'a>(report: &'a Report, stack: Option<&str>) -> Vec<&'a str> {
-    let frames = stack.and_then(|stack| report.stacks.get(stack));
-    frames
-        .into_iter()
-        .flatten()
-        .map(|frame| frame.function.as_deref().unwrap_or("?"))
-        .collect()
-}
-
 fn rows(report: &Report) -> &[FdStack] {
     report.fds.as_ref().map_or(&[], |fds| &fds.by_stack)
 }
 
 /// Rows of a call with this function in their stack, or in the stack of one who asked for it.
 fn rows_of<'a>(report: &'a Report, call: &str, function: &str) -> Vec<&'a FdStack> {
-    let has = |stack: Option<&str>| functions(report, stack).contains(&function);
+    let has = |stack: Option<&str>| go::functions(report, stack).contains(&function);
     rows(report)
         .iter()
         .filter(|row| row.call.as_deref() == Some(call))
@@ -112,10 +71,10 @@ fn go_descriptors_are_those_of_who_asked() {
     let Some(_turn) = can_trace() else { return };
     for (version, args) in BUILDS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, args, folder.path()) else {
+        let Some(program) = go::built("gosockets", version, args, folder.path()) else {
             return;
         };
-        let (report, truth) = traced(&program, &["http"], &[]);
+        let (report, truth) = go::traced(&program, &["http"], &[]);
         assert_sound(&report);
         let (leaked, closed, later) = (truth.get("leaked"), truth.get("closed"), truth.get("later"));
         let leaking = rows_of(&report, "socket", "main.leakBody");
@@ -136,7 +95,7 @@ fn go_descriptors_are_those_of_who_asked() {
                 .any(|function| maker == format!("net/http.(*Transport).{function}")),
             "Go {version} {args:?}: {maker}"
         );
-        let stack = functions(&report, row.asked_by[0].stack.as_deref());
+        let stack = go::functions(&report, row.asked_by[0].stack.as_deref());
         for function in [
             "net/http.(*Client).Get",
             "main.get",
@@ -168,10 +127,10 @@ fn go_descriptors_are_those_of_who_asked() {
 fn go_descriptors_that_are_closed_are_no_finding() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = built(go::VERSIONS[3], &["-ldflags=-s -w"], folder.path()) else {
+    let Some(program) = go::built("gosockets", go::VERSIONS[3], &["-ldflags=-s -w"], folder.path()) else {
         return;
     };
-    let (report, truth) = traced(&program, &["clean"], &[]);
+    let (report, truth) = go::traced(&program, &["clean"], &[]);
     assert_sound(&report);
     for (function, key) in [("main.closeBody", "closed"), ("main.closeLater", "later")] {
         let count = truth.get(key);
@@ -187,10 +146,10 @@ fn go_descriptors_are_followed_through_every_goroutine() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &[], folder.path()) else {
+        let Some(program) = go::built("gosockets", version, &[], folder.path()) else {
             return;
         };
-        let (report, truth) = traced(&program, &["dual"], &[]);
+        let (report, truth) = go::traced(&program, &["dual"], &[]);
         assert_sound(&report);
         let (leaked, closed, later) = (truth.get("leaked"), truth.get("closed"), truth.get("later"));
         let leaking = rows_of(&report, "socket", "main.leakBody");
@@ -223,10 +182,10 @@ fn go_descriptors_of_raw_dials_name_the_creator() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &["-ldflags=-s -w"], folder.path()) else {
+        let Some(program) = go::built("gosockets", version, &["-ldflags=-s -w"], folder.path()) else {
             return;
         };
-        let (report, truth) = traced(&program, &["dial"], &[]);
+        let (report, truth) = go::traced(&program, &["dial"], &[]);
         assert_sound(&report);
         let (leaked, closed) = (truth.get("leaked"), truth.get("closed"));
         let leaking = rows_of(&report, "socket", "main.dialAndForget");
@@ -249,10 +208,10 @@ fn go_descriptors_without_uprobes_say_the_creator_only() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &[], folder.path()) else {
+        let Some(program) = go::built("gosockets", version, &[], folder.path()) else {
             return;
         };
-        let (report, truth) = traced(&program, &["http"], &["--no-uprobes"]);
+        let (report, truth) = go::traced(&program, &["http"], &["--no-uprobes"]);
         assert_sound(&report);
         assert!(report.probes.iter().all(|probe| probe.attach != "uprobe"));
         let dials: Vec<&FdStack> = rows(&report)
@@ -277,10 +236,10 @@ fn go_creators_are_told_at_every_go_statement() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[0], go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &["-ldflags=-s -w"], folder.path()) else {
+        let Some(program) = go::built("gosockets", version, &["-ldflags=-s -w"], folder.path()) else {
             return;
         };
-        let (report, truth) = traced(&program, &["files"], &["--go-creators"]);
+        let (report, truth) = go::traced(&program, &["files"], &["--go-creators"]);
         assert_sound(&report);
         for (function, opened, live) in [
             ("main.openAndForget", truth.get("leaked"), truth.get("leaked")),
@@ -293,7 +252,7 @@ fn go_creators_are_told_at_every_go_statement() {
                 "Go {version}: {function}"
             );
             for row in of {
-                let stack = functions(&report, row.asked_by.first().and_then(|by| by.stack.as_deref()));
+                let stack = go::functions(&report, row.asked_by.first().and_then(|by| by.stack.as_deref()));
                 assert!(stack.contains(&"main.apart.func1"), "Go {version}: {row:#?}");
                 // Those of the jobs were made by another goroutine; the first is the program's own.
                 assert!(
@@ -313,10 +272,10 @@ fn go_creators_of_goroutines_that_stay_are_told() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &[], folder.path()) else {
+        let Some(program) = go::built("gosockets", version, &[], folder.path()) else {
             return;
         };
-        let (report, truth) = traced(&program, &["http"], &["--go-creators"]);
+        let (report, truth) = go::traced(&program, &["http"], &["--go-creators"]);
         assert_sound(&report);
         let leaked = truth.get("leaked");
         let leaking = rows_of(&report, "socket", "main.leakBody");
@@ -325,7 +284,7 @@ fn go_creators_of_goroutines_that_stay_are_told() {
         for function in ["readLoop", "writeLoop"] {
             let function = format!("net/http.(*persistConn).{function}");
             let loops = go.by_stack.iter().filter(|row| {
-                let stack = functions(&report, row.stack.as_deref());
+                let stack = go::functions(&report, row.stack.as_deref());
                 stack.contains(&function.as_str())
             });
             let loops: Vec<_> = loops.collect();
@@ -338,7 +297,7 @@ fn go_creators_of_goroutines_that_stay_are_told() {
                 let stacks = row
                     .asked_by
                     .iter()
-                    .map(|by| functions(&report, by.stack.as_deref()));
+                    .map(|by| go::functions(&report, by.stack.as_deref()));
                 let stacks: Vec<_> = stacks.collect();
                 assert!(
                     stacks.len() >= 2
@@ -395,11 +354,11 @@ fn go_creators_of_other_programs_are_nobody() {
 fn go_creators_rest_when_they_cost_too_much() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go::built("gosockets", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
     let options = ["--only", "fds", "--go-creators"];
-    let (report, truth) = traced(&program, &["spin", "6"], &options);
+    let (report, truth) = go::traced(&program, &["spin", "6"], &options);
     let hits = report.probes.iter().find(|probe| probe.name == "go_started");
     let hits = hits.and_then(|probe| probe.hits).unwrap_or_default();
     let made = truth.get("made");

@@ -1,6 +1,5 @@
 //! A Go runtime's own numbers, read from its memory, against what the program itself is told by `runtime/metrics`.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,7 +13,7 @@ use tracer::go::{
 };
 
 use super::support::workload::Truth;
-use super::support::{Workload, can_trace, go, require};
+use super::support::{Workload, can_trace, go};
 
 /// What the workload may use, so that CPU time can be told from its share.
 const PROCESSORS: u64 = 2;
@@ -32,17 +31,8 @@ struct Run {
 impl Run {
     /// Built by that Go with those flags; None when it is not installed.
     fn start(version: &str, args: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
-        let toolchain = go::toolchain(version);
-        if !require(
-            toolchain.is_some(),
-            &format!("no Go {version}: cargo xtask test fetches it"),
-        ) {
-            return None;
-        }
         let folder = TempDir::new().unwrap();
-        let program = folder.path().join("gc");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/gc.go");
-        go::build(&toolchain?, args, &program, &source).unwrap();
+        let program = go::built("gc", version, args, folder.path())?;
         let mut command = Command::new(&program);
         command.env("GOMAXPROCS", PROCESSORS.to_string());
         command.envs(environment.iter().copied());

@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use tempfile::TempDir;
 use tracer::report::model::{Lock, LockKind, Report, Severity};
 
 use super::support::workload::Truth;
-use super::support::{Ctrace, Workload, can_trace, go, require, until};
+use super::support::{Ctrace, can_trace, go, until};
 
 /// One of each way to enter a function, and the newest.
 const VERSIONS: [&str; 3] = ["system", go::VERSIONS[0], go::VERSIONS[3]];
@@ -21,49 +19,6 @@ const ALL: [&str; 5] = [
     go::VERSIONS[2],
     go::VERSIONS[3],
 ];
-
-fn built(version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
-    let toolchain = go::toolchain(version);
-    if !require(
-        toolchain.is_some(),
-        &format!("no Go {version}: cargo xtask test fetches it"),
-    ) {
-        return None;
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/golocks.go");
-    let program = folder.join("golocks");
-    go::build(&toolchain?, args, &program, &source).unwrap();
-    Some(program)
-}
-
-fn started(program: &Path, args: &[&str]) -> Workload {
-    Workload::started({
-        let mut command = Command::new(program);
-        command.args(args);
-        command
-    })
-}
-
-/// Traces one run, from before `go` until after `done`.
-fn traced(program: &Path, args: &[&str], options: &[&str]) -> (Report, Truth) {
-    let mut workload = started(program, args);
-    let pid = workload.pid.to_string();
-    let ctrace = Ctrace::start(&[&["--pid", &pid], options].concat());
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    (report, truth)
-}
-
-/// Names of a stack's functions, leaf first.
-fn functions<'a>(report: &'a Report, stack: Option<&str>) -> Vec<&'a str> {
-    let frames = stack.and_then(|stack| report.stacks.get(stack));
-    frames
-        .into_iter()
-        .flatten()
-        .map(|frame| frame.function.as_deref().unwrap_or("?"))
-        .collect()
-}
 
 fn go_locks(report: &Report) -> Vec<&Lock> {
     let is_go = |lock: &&Lock| {
@@ -99,7 +54,7 @@ fn assert_lock(report: &Report, truth: &Truth, kind: LockKind, key: &str, sides:
     );
     for &(waiter, waker, waits) in sides {
         let side = |stack: Option<&str>, name: &str| {
-            let names = functions(report, stack);
+            let names = go::functions(report, stack);
             assert_eq!(names.last(), Some(&"runtime.goexit"), "{names:?}");
             names.contains(&name)
         };
@@ -155,10 +110,10 @@ fn go_locks_count_every_wait_and_name_both_sides() {
     for version in ALL {
         for args in [&[][..], &["-buildmode=pie", "-ldflags=-s -w"]] {
             let folder = TempDir::new().unwrap();
-            let Some(program) = built(version, args, folder.path()) else {
+            let Some(program) = go::built("golocks", version, args, folder.path()) else {
                 continue;
             };
-            let (report, truth) = traced(&program, &[], &[]);
+            let (report, truth) = go::traced(&program, &[], &[]);
             println!("Go {version} {args:?}");
             assert_all(&report, &truth);
             assert_eq!(uprobes(&report), 3);
@@ -171,10 +126,10 @@ fn go_locks_count_every_wait_and_name_both_sides() {
 fn go_locks_that_nobody_waits_for_are_silent() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let (report, _) = traced(&program, &["clean"], &[]);
+    let (report, _) = go::traced(&program, &["clean"], &[]);
     let loud = |lock: &&Lock| !lock.idle;
     let locks: Vec<&Lock> = go_locks(&report).into_iter().filter(loud).collect();
     assert!(locks.is_empty(), "{locks:#?}");
@@ -193,10 +148,10 @@ fn go_locks_that_nobody_waits_for_are_silent() {
 fn go_locks_are_traced_when_asked_for() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let (report, truth) = traced(&program, &[], &["--only", "go"]);
+    let (report, truth) = go::traced(&program, &[], &["--only", "go"]);
     assert_all(&report, &truth);
     assert!(report.fds.is_none() && report.blocked.is_none() && report.run_queue.is_none());
     assert!(
@@ -209,7 +164,7 @@ fn go_locks_are_traced_when_asked_for() {
         report.locks
     );
     for options in [&["--no-uprobes"][..], &["--only", "fds,sched,io"]] {
-        let (report, _) = traced(&program, &[], options);
+        let (report, _) = go::traced(&program, &[], options);
         assert_eq!(uprobes(&report), 0, "{options:?}");
         assert!(go_locks(&report).is_empty(), "{options:?}");
     }
@@ -221,7 +176,7 @@ fn go_locks_of_a_command() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
     for args in [&[][..], &["-buildmode=pie"]] {
-        let Some(program) = built(go::VERSIONS[3], args, folder.path()) else {
+        let Some(program) = go::built("golocks", go::VERSIONS[3], args, folder.path()) else {
             return;
         };
         let mut ctrace = Ctrace::start(&["--only", "go", "--", program.to_str().unwrap()]);
@@ -250,10 +205,10 @@ fn uprobe_links(pid: u32) -> usize {
 fn sigkill_leaves_a_go_programs_code_as_it_was() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let mut workload = started(&program, &[]);
+    let mut workload = go::started(&program, &[]);
     let before = code(workload.pid);
     let ctrace = Ctrace::attach(workload.pid);
     let probed = changed(&before, &code(workload.pid));
@@ -303,17 +258,18 @@ fn go_locks_have_the_shares_that_the_runtime_measures() {
     let Some(_turn) = can_trace() else { return };
     for version in VERSIONS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &[], folder.path()) else {
+        let Some(program) = go::built("golocks", version, &[], folder.path()) else {
             continue;
         };
-        let (report, truth) = traced(&program, &["hard", "3"], &["--only", "go"]);
+        let (report, truth) = go::traced(&program, &["hard", "3"], &["--only", "go"]);
         let lock = go_locks(&report)
             .into_iter()
             .filter(|lock| lock.kind == LockKind::GoMutex)
             .max_by_key(|lock| lock.waits)
             .unwrap();
-        let under =
-            |stack: Option<&str>, path: &str| functions(&report, stack).contains(&&*format!("main.{path}"));
+        let under = |stack: Option<&str>, path: &str| {
+            go::functions(&report, stack).contains(&&*format!("main.{path}"))
+        };
         let waited = PATHS.map(|path| {
             let rows = lock
                 .waiters
@@ -350,13 +306,13 @@ fn go_locks_have_the_shares_that_the_runtime_measures() {
 fn go_locks_cost_little() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let mut alone = started(&program, &["bench", "3", "8"]);
+    let mut alone = go::started(&program, &["bench", "3", "8"]);
     let without = alone.go();
     alone.quit();
-    let (report, with) = traced(&program, &["bench", "3", "8"], &["--only", "go"]);
+    let (report, with) = go::traced(&program, &["bench", "3", "8"], &["--only", "go"]);
     let per_op = |truth: &Truth, key: &str| truth.get(key) as f64 / truth.get("ops").max(1) as f64;
     for probe in report.probes.iter().filter(|probe| probe.attach == "uprobe") {
         let (hits, run_ns) = (probe.hits.unwrap_or(0), probe.run_ns.unwrap_or(0));

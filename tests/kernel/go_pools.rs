@@ -1,14 +1,12 @@
 //! Pools of `database/sql`: exhausted ones are found, with who waits and what holds the connections; enough ones are not.
 
 use std::ops::Range;
-use std::path::Path;
-use std::process::Command;
 
 use tempfile::TempDir;
 use tracer::report::model::{GoPool, Report, Severity};
 
 use super::support::workload::Truth;
-use super::support::{Ctrace, Workload, can_trace, go, require, until};
+use super::support::{Ctrace, can_trace, go, until};
 
 /// Waits that a pool must have seen before the run ends.
 const ENOUGH: u64 = 1_500;
@@ -108,22 +106,9 @@ fn traced(
     mode: &str,
     enough: impl Fn(&Truth, u64) -> bool,
 ) -> Option<(Report, Truth, Truth)> {
-    let toolchain = go::toolchain(version);
-    if !require(
-        toolchain.is_some(),
-        &format!("no Go {version}: cargo xtask test fetches it"),
-    ) {
-        return None;
-    }
     let folder = TempDir::new().unwrap();
-    let program = folder.path().join("gopool");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/gopool.go");
-    go::build(&toolchain?, flags, &program, &source).unwrap();
-    let mut workload = Workload::started({
-        let mut command = Command::new(&program);
-        command.arg(mode);
-        command
-    });
+    let program = go::built("gopool", version, flags, folder.path())?;
+    let mut workload = go::started(&program, &[mode]);
     let pid = workload.pid.to_string();
     let ctrace = Ctrace::start(&["--pid", &pid, "--only", "go"]);
     workload.tell("go");
@@ -137,12 +122,6 @@ fn traced(
     let after = workload.counts();
     workload.quit();
     Some((report, before, after))
-}
-
-fn names<'a>(report: &'a Report, stack: Option<&String>) -> Vec<&'a str> {
-    let frames = stack.and_then(|stack| report.stacks.get(stack));
-    let functions = frames.into_iter().flatten();
-    functions.filter_map(|frame| frame.function.as_deref()).collect()
 }
 
 /// The one pool, which must be the workload's.
@@ -170,7 +149,7 @@ fn assert_exhausted(report: &Report, truth: &Truth, case: &Case) {
         case.waiting
     );
     for row in &pool.waiters {
-        let functions = names(report, row.stack.as_ref());
+        let functions = go::functions(report, row.stack.as_deref());
         assert!(
             functions.contains(&case.waiter) && functions.contains(&"database/sql.(*DB).conn"),
             "{functions:?}"

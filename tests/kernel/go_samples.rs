@@ -1,12 +1,9 @@
 //! Time by samples against what the program itself measured, in the same run.
 
-use std::path::Path;
-use std::process::Command;
-
 use tempfile::TempDir;
 use tracer::report::model::Report;
 
-use super::support::{Ctrace, Workload, can_trace, go, require, until};
+use super::support::{Ctrace, can_trace, go, until};
 
 /// Waits for the slowest place.
 const ENOUGH: u64 = 600;
@@ -42,16 +39,12 @@ fn sampled(report: &Report, function: &str) -> (f64, f64, u64) {
 #[test]
 fn time_by_samples_is_what_the_program_measured() {
     let Some(_turn) = can_trace() else { return };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/gosample.go");
     let folder = TempDir::new().unwrap();
     for (version, flags) in [("system", &[][..]), (go::VERSIONS[3], &["-ldflags=-s -w"][..])] {
-        let Some(toolchain) = go::toolchain(version) else {
-            require(false, &format!("no Go {version}: cargo xtask test fetches it"));
+        let Some(program) = go::built("gosample", version, flags, folder.path()) else {
             continue;
         };
-        let program = folder.path().join("gosample");
-        go::build(&toolchain, flags, &program, &source).unwrap();
-        let mut workload = Workload::started(Command::new(&program));
+        let mut workload = go::started(&program, &[]);
         let ctrace = Ctrace::start(&["--pid", &workload.pid.to_string(), "--only", "go", "--no-uprobes"]);
         workload.tell("go");
         until("there were enough waits", || {

@@ -1,7 +1,6 @@
 //! Everything that goroutines wait for (`--go-waits`): exact numbers, the channel's address, both sides' code, the same shares as the
 //! runtime's own profile tells, and what is done when it costs too much.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -9,7 +8,7 @@ use tracer::report::model::{GoProbes, GoWait, Lock, LockKind, Report, Severity};
 
 use super::support::ctrace::BINARY;
 use super::support::workload::Truth;
-use super::support::{Ctrace, Workload, can_trace, ctrace, go, require};
+use super::support::{Ctrace, can_trace, ctrace, go};
 
 /// One of each way to enter the functions that are probed, the newest, and how they are linked.
 const BUILDS: [(&str, &[&str]); 4] = [
@@ -20,37 +19,6 @@ const BUILDS: [(&str, &[&str]); 4] = [
 ];
 /// Far more than it costs: nothing is left out.
 const ROOM: [&str; 4] = ["--go-waits", "--budget", "90%", "--min-wait=1us"];
-
-fn built(version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
-    let toolchain = go::toolchain(version);
-    if !require(
-        toolchain.is_some(),
-        &format!("no Go {version}: cargo xtask test fetches it"),
-    ) {
-        return None;
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/gowaits.go");
-    let program = folder.join("gowaits");
-    go::build(&toolchain?, args, &program, &source).unwrap();
-    Some(program)
-}
-
-fn started(program: &Path, args: &[&str]) -> Workload {
-    let mut command = Command::new(program);
-    command.args(args);
-    Workload::started(command)
-}
-
-/// Traces one run, from before `go` until after `done`.
-fn traced(program: &Path, args: &[&str], options: &[&str]) -> (Report, Truth) {
-    let mut workload = started(program, args);
-    let pid = workload.pid.to_string();
-    let ctrace = Ctrace::start(&[&["--pid", &pid], options].concat());
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    (report, truth)
-}
 
 /// Whether a stack has a function.
 fn has(report: &Report, stack: Option<&str>, function: &str) -> bool {
@@ -160,10 +128,10 @@ fn go_waits_count_every_wait_and_name_both_sides() {
     let Some(_turn) = can_trace() else { return };
     for (version, args) in BUILDS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, args, folder.path()) else {
+        let Some(program) = go::built("gowaits", version, args, folder.path()) else {
             continue;
         };
-        let (report, truth) = traced(&program, &[], &ROOM);
+        let (report, truth) = go::traced(&program, &[], &ROOM);
         println!("Go {version} {args:?}: {:?}", report.overhead.go_probes);
         let waits = probes(&report, "waits").unwrap();
         assert_eq!((waits.parts, waits.cut), (1, Some(0)), "{waits:?}");
@@ -200,15 +168,11 @@ fn go_waits_count_every_wait_and_name_both_sides() {
 fn go_waits_leave_locks_to_the_probes_on_locks() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/golocks.go");
     for version in ["system", go::VERSIONS[3]] {
-        let Some(toolchain) = go::toolchain(version) else {
-            require(false, &format!("no Go {version}: cargo xtask test fetches it"));
+        let Some(program) = go::built("golocks", version, &[], folder.path()) else {
             continue;
         };
-        let program = folder.path().join("golocks");
-        go::build(&toolchain, &[], &program, &source).unwrap();
-        let (report, truth) = traced(&program, &[], &ROOM);
+        let (report, truth) = go::traced(&program, &[], &ROOM);
         let kinds = [
             (LockKind::GoMutex, truth.get("mutex.waits")),
             (
@@ -238,10 +202,10 @@ fn go_waits_of_idle_goroutines_are_silent() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &[], folder.path()) else {
+        let Some(program) = go::built("gowaits", version, &[], folder.path()) else {
             continue;
         };
-        let (report, _) = traced(&program, &["clean"], &ROOM);
+        let (report, _) = go::traced(&program, &["clean"], &ROOM);
         let ticker = row(&report, LockKind::GoChan, "main.onEveryTick");
         assert!(ticker.waits > 20 && ticker.idle, "{ticker:#?}");
         // The last time it was not a timer that ended its wait.
@@ -275,10 +239,10 @@ fn go_waits_have_the_shares_that_the_runtime_measures() {
     let Some(_turn) = can_trace() else { return };
     for (version, args) in BUILDS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, args, folder.path()) else {
+        let Some(program) = go::built("gowaits", version, args, folder.path()) else {
             continue;
         };
-        let (report, truth) = traced(&program, &["hard", "3"], &[&ROOM[..], &["--only", "go"]].concat());
+        let (report, truth) = go::traced(&program, &["hard", "3"], &[&ROOM[..], &["--only", "go"]].concat());
         let waits = probes(&report, "waits").unwrap();
         assert_eq!(waits.parts, 1, "{waits:?}");
         let waited = PATHS.map(|path| {
@@ -306,16 +270,16 @@ fn go_waits_have_the_shares_that_the_runtime_measures() {
 fn go_waits_that_cost_too_much_are_seen_in_part() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = built(go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go::built("gowaits", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
     let per_op = |truth: &Truth, key: &str| truth.get(key) as f64 / truth.get("ops").max(1) as f64;
-    let mut alone = started(&program, &["bench", "4"]);
+    let mut alone = go::started(&program, &["bench", "4"]);
     let without = alone.go();
     alone.quit();
     let options = [&["--go-waits"][..], &["--go-waits", "--budget", "10000%"]];
     for options in options {
-        let (report, with) = traced(&program, &["bench", "4"], &[options, &["--only", "go"]].concat());
+        let (report, with) = go::traced(&program, &["bench", "4"], &[options, &["--only", "go"]].concat());
         let waits = probes(&report, "waits").unwrap();
         let seen: u64 = channels(&report).map(|lock| lock.waits).sum();
         println!(
@@ -349,11 +313,11 @@ fn go_waits_are_seen_in_several_parts() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = built(version, &[], folder.path()) else {
+        let Some(program) = go::built("gowaits", version, &[], folder.path()) else {
             continue;
         };
         let options = ["--go-waits", "--budget", "40%", "--only", "go"];
-        let mut workload = started(&program, &["bench", "9"]);
+        let mut workload = go::started(&program, &["bench", "9"]);
         let pid = workload.pid.to_string();
         let ctrace = Ctrace::start(&[&["--pid", &pid], &options[..]].concat());
         let truth = workload.go();
@@ -386,15 +350,11 @@ fn go_waits_are_seen_in_several_parts() {
 fn go_locks_that_cost_too_much_are_seen_in_part() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(toolchain) = go::toolchain(go::VERSIONS[3]) else {
-        require(false, "no Go: cargo xtask test fetches it");
+    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/golocks.go");
-    let program = folder.path().join("golocks");
-    go::build(&toolchain, &[], &program, &source).unwrap();
     let options = ["--budget", "0.2%", "--only", "go"];
-    let (report, _) = traced(&program, &["bench", "4", "8"], &options);
+    let (report, _) = go::traced(&program, &["bench", "4", "8"], &options);
     let locks = probes(&report, "locks").unwrap();
     println!("{locks:?}");
     assert!(probes(&report, "waits").is_none());

@@ -1,13 +1,11 @@
 //! The report says what goroutines wait on, and whom they have connections to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 
 use tempfile::TempDir;
 use tracer::report::model::{GoObject, GoStack, GoWaitsOn, LockKind, Report};
 
-use super::support::{Ctrace, Workload, can_trace, go, require};
+use super::support::{Ctrace, can_trace, go};
 
 /// The oldest, and the newest without symbols.
 const BUILDS: [(&str, &[&str]); 2] = [("system", &[]), (go::VERSIONS[3], &["-ldflags=-s -w"])];
@@ -39,16 +37,12 @@ fn objects(rows: &[&GoStack]) -> BTreeMap<(LockKind, String), u64> {
 #[test]
 fn the_report_says_what_goroutines_wait_on() {
     let Some(_turn) = can_trace() else { return };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/workloads/gosem.go");
     let folder = TempDir::new().unwrap();
     for (version, flags) in BUILDS {
-        let Some(toolchain) = go::toolchain(version) else {
-            require(false, &format!("no Go {version}: cargo xtask test fetches it"));
+        let Some(program) = go::built("gosem", version, flags, folder.path()) else {
             continue;
         };
-        let program = folder.path().join("gosem");
-        go::build(&toolchain, flags, &program, &source).unwrap();
-        let mut workload = Workload::started(Command::new(&program));
+        let mut workload = go::started(&program, &[]);
         let truth = workload.go();
         let ctrace = Ctrace::start(&["--pid", &workload.pid.to_string(), "--only", "go", "--no-uprobes"]);
         let report = ctrace.interrupted();
