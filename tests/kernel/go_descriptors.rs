@@ -5,7 +5,7 @@ use std::process::Command;
 use tempfile::TempDir;
 use tracer::report::model::{FdStack, Report, Severity, Verdict};
 
-use super::support::{Ctrace, Workload, can_trace, go};
+use super::support::{Ctrace, Workload, can_trace, go, go_workload};
 
 /// Before goroutines knew their parent, the first that did, and the newest; with the linker's ways to place a thread's goroutine.
 const BUILDS: [(&str, &[&str]); 5] = [
@@ -25,7 +25,7 @@ fn rows(report: &Report) -> &[FdStack] {
 
 /// Rows of a call with this function in their stack, or in the stack of one who asked for it.
 fn rows_of<'a>(report: &'a Report, call: &str, function: &str) -> Vec<&'a FdStack> {
-    let has = |stack: Option<&str>| go::functions(report, stack).contains(&function);
+    let has = |stack: Option<&str>| go_workload::functions(report, stack).contains(&function);
     rows(report)
         .iter()
         .filter(|row| row.call.as_deref() == Some(call))
@@ -71,10 +71,10 @@ fn go_descriptors_are_those_of_who_asked() {
     let Some(_turn) = can_trace() else { return };
     for (version, args) in BUILDS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gosockets", version, args, folder.path()) else {
+        let Some(program) = go_workload::built("gosockets", version, args, folder.path()) else {
             return;
         };
-        let (report, truth) = go::traced(&program, &["http"], &[]);
+        let (report, truth) = go_workload::traced(&program, &["http"], &[]);
         assert_sound(&report);
         let (leaked, closed, later) = (truth.get("leaked"), truth.get("closed"), truth.get("later"));
         let leaking = rows_of(&report, "socket", "main.leakBody");
@@ -95,7 +95,7 @@ fn go_descriptors_are_those_of_who_asked() {
                 .any(|function| maker == format!("net/http.(*Transport).{function}")),
             "Go {version} {args:?}: {maker}"
         );
-        let stack = go::functions(&report, row.asked_by[0].stack.as_deref());
+        let stack = go_workload::functions(&report, row.asked_by[0].stack.as_deref());
         for function in [
             "net/http.(*Client).Get",
             "main.get",
@@ -127,10 +127,11 @@ fn go_descriptors_are_those_of_who_asked() {
 fn go_descriptors_that_are_closed_are_no_finding() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("gosockets", go::VERSIONS[3], &["-ldflags=-s -w"], folder.path()) else {
+    let Some(program) = go_workload::built("gosockets", go::VERSIONS[3], &["-ldflags=-s -w"], folder.path())
+    else {
         return;
     };
-    let (report, truth) = go::traced(&program, &["clean"], &[]);
+    let (report, truth) = go_workload::traced(&program, &["clean"], &[]);
     assert_sound(&report);
     for (function, key) in [("main.closeBody", "closed"), ("main.closeLater", "later")] {
         let count = truth.get(key);
@@ -146,10 +147,10 @@ fn go_descriptors_are_followed_through_every_goroutine() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gosockets", version, &[], folder.path()) else {
+        let Some(program) = go_workload::built("gosockets", version, &[], folder.path()) else {
             return;
         };
-        let (report, truth) = go::traced(&program, &["dual"], &[]);
+        let (report, truth) = go_workload::traced(&program, &["dual"], &[]);
         assert_sound(&report);
         let (leaked, closed, later) = (truth.get("leaked"), truth.get("closed"), truth.get("later"));
         let leaking = rows_of(&report, "socket", "main.leakBody");
@@ -182,10 +183,11 @@ fn go_descriptors_of_raw_dials_name_the_creator() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gosockets", version, &["-ldflags=-s -w"], folder.path()) else {
+        let Some(program) = go_workload::built("gosockets", version, &["-ldflags=-s -w"], folder.path())
+        else {
             return;
         };
-        let (report, truth) = go::traced(&program, &["dial"], &[]);
+        let (report, truth) = go_workload::traced(&program, &["dial"], &[]);
         assert_sound(&report);
         let (leaked, closed) = (truth.get("leaked"), truth.get("closed"));
         let leaking = rows_of(&report, "socket", "main.dialAndForget");
@@ -208,10 +210,10 @@ fn go_descriptors_without_uprobes_say_the_creator_only() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gosockets", version, &[], folder.path()) else {
+        let Some(program) = go_workload::built("gosockets", version, &[], folder.path()) else {
             return;
         };
-        let (report, truth) = go::traced(&program, &["http"], &["--no-uprobes"]);
+        let (report, truth) = go_workload::traced(&program, &["http"], &["--no-uprobes"]);
         assert_sound(&report);
         assert!(report.probes.iter().all(|probe| probe.attach != "uprobe"));
         let dials: Vec<&FdStack> = rows(&report)
@@ -236,10 +238,11 @@ fn go_creators_are_told_at_every_go_statement() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[0], go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gosockets", version, &["-ldflags=-s -w"], folder.path()) else {
+        let Some(program) = go_workload::built("gosockets", version, &["-ldflags=-s -w"], folder.path())
+        else {
             return;
         };
-        let (report, truth) = go::traced(&program, &["files"], &["--go-creators"]);
+        let (report, truth) = go_workload::traced(&program, &["files"], &["--go-creators"]);
         assert_sound(&report);
         for (function, opened, live) in [
             ("main.openAndForget", truth.get("leaked"), truth.get("leaked")),
@@ -252,7 +255,8 @@ fn go_creators_are_told_at_every_go_statement() {
                 "Go {version}: {function}"
             );
             for row in of {
-                let stack = go::functions(&report, row.asked_by.first().and_then(|by| by.stack.as_deref()));
+                let stack =
+                    go_workload::functions(&report, row.asked_by.first().and_then(|by| by.stack.as_deref()));
                 assert!(stack.contains(&"main.apart.func1"), "Go {version}: {row:#?}");
                 // Those of the jobs were made by another goroutine; the first is the program's own.
                 assert!(
@@ -272,10 +276,10 @@ fn go_creators_of_goroutines_that_stay_are_told() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gosockets", version, &[], folder.path()) else {
+        let Some(program) = go_workload::built("gosockets", version, &[], folder.path()) else {
             return;
         };
-        let (report, truth) = go::traced(&program, &["http"], &["--go-creators"]);
+        let (report, truth) = go_workload::traced(&program, &["http"], &["--go-creators"]);
         assert_sound(&report);
         let leaked = truth.get("leaked");
         let leaking = rows_of(&report, "socket", "main.leakBody");
@@ -284,7 +288,7 @@ fn go_creators_of_goroutines_that_stay_are_told() {
         for function in ["readLoop", "writeLoop"] {
             let function = format!("net/http.(*persistConn).{function}");
             let loops = go.by_stack.iter().filter(|row| {
-                let stack = go::functions(&report, row.stack.as_deref());
+                let stack = go_workload::functions(&report, row.stack.as_deref());
                 stack.contains(&function.as_str())
             });
             let loops: Vec<_> = loops.collect();
@@ -297,7 +301,7 @@ fn go_creators_of_goroutines_that_stay_are_told() {
                 let stacks = row
                     .asked_by
                     .iter()
-                    .map(|by| go::functions(&report, by.stack.as_deref()));
+                    .map(|by| go_workload::functions(&report, by.stack.as_deref()));
                 let stacks: Vec<_> = stacks.collect();
                 assert!(
                     stacks.len() >= 2
@@ -354,11 +358,11 @@ fn go_creators_of_other_programs_are_nobody() {
 fn go_creators_rest_when_they_cost_too_much() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("gosockets", go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go_workload::built("gosockets", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
     let options = ["--only", "fds", "--go-creators"];
-    let (report, truth) = go::traced(&program, &["spin", "6"], &options);
+    let (report, truth) = go_workload::traced(&program, &["spin", "6"], &options);
     let hits = report.probes.iter().find(|probe| probe.name == "go_started");
     let hits = hits.and_then(|probe| probe.hits).unwrap_or_default();
     let made = truth.get("made");

@@ -13,7 +13,7 @@ use tracer::go::{
 };
 
 use super::support::workload::Truth;
-use super::support::{Workload, can_trace, go};
+use super::support::{Workload, can_trace, go, go_workload};
 
 /// What the workload may use, so that CPU time can be told from its share.
 const PROCESSORS: u64 = 2;
@@ -32,7 +32,7 @@ impl Run {
     /// Built by that Go with those flags; None when it is not installed.
     fn start(version: &str, args: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
         let folder = TempDir::new().unwrap();
-        let program = go::built("gc", version, args, folder.path())?;
+        let program = go_workload::built("gc", version, args, folder.path())?;
         let mut command = Command::new(&program);
         command.env("GOMAXPROCS", PROCESSORS.to_string());
         command.envs(environment.iter().copied());

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tracer::report::model::{Lock, LockKind, Report, Severity};
 
 use super::support::workload::Truth;
-use super::support::{Ctrace, can_trace, go, until};
+use super::support::{Ctrace, can_trace, go, go_workload, until};
 
 /// One of each way to enter a function, and the newest.
 const VERSIONS: [&str; 3] = ["system", go::VERSIONS[0], go::VERSIONS[3]];
@@ -54,7 +54,7 @@ fn assert_lock(report: &Report, truth: &Truth, kind: LockKind, key: &str, sides:
     );
     for &(waiter, waker, waits) in sides {
         let side = |stack: Option<&str>, name: &str| {
-            let names = go::functions(report, stack);
+            let names = go_workload::functions(report, stack);
             assert_eq!(names.last(), Some(&"runtime.goexit"), "{names:?}");
             names.contains(&name)
         };
@@ -110,10 +110,10 @@ fn go_locks_count_every_wait_and_name_both_sides() {
     for version in ALL {
         for args in [&[][..], &["-buildmode=pie", "-ldflags=-s -w"]] {
             let folder = TempDir::new().unwrap();
-            let Some(program) = go::built("golocks", version, args, folder.path()) else {
+            let Some(program) = go_workload::built("golocks", version, args, folder.path()) else {
                 continue;
             };
-            let (report, truth) = go::traced(&program, &[], &[]);
+            let (report, truth) = go_workload::traced(&program, &[], &[]);
             println!("Go {version} {args:?}");
             assert_all(&report, &truth);
             assert_eq!(uprobes(&report), 3);
@@ -126,10 +126,10 @@ fn go_locks_count_every_wait_and_name_both_sides() {
 fn go_locks_that_nobody_waits_for_are_silent() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go_workload::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let (report, _) = go::traced(&program, &["clean"], &[]);
+    let (report, _) = go_workload::traced(&program, &["clean"], &[]);
     let loud = |lock: &&Lock| !lock.idle;
     let locks: Vec<&Lock> = go_locks(&report).into_iter().filter(loud).collect();
     assert!(locks.is_empty(), "{locks:#?}");
@@ -148,10 +148,10 @@ fn go_locks_that_nobody_waits_for_are_silent() {
 fn go_locks_are_traced_when_asked_for() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go_workload::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let (report, truth) = go::traced(&program, &[], &["--only", "go"]);
+    let (report, truth) = go_workload::traced(&program, &[], &["--only", "go"]);
     assert_all(&report, &truth);
     assert!(report.fds.is_none() && report.blocked.is_none() && report.run_queue.is_none());
     assert!(
@@ -164,7 +164,7 @@ fn go_locks_are_traced_when_asked_for() {
         report.locks
     );
     for options in [&["--no-uprobes"][..], &["--only", "fds,sched,io"]] {
-        let (report, _) = go::traced(&program, &[], options);
+        let (report, _) = go_workload::traced(&program, &[], options);
         assert_eq!(uprobes(&report), 0, "{options:?}");
         assert!(go_locks(&report).is_empty(), "{options:?}");
     }
@@ -176,7 +176,7 @@ fn go_locks_of_a_command() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
     for args in [&[][..], &["-buildmode=pie"]] {
-        let Some(program) = go::built("golocks", go::VERSIONS[3], args, folder.path()) else {
+        let Some(program) = go_workload::built("golocks", go::VERSIONS[3], args, folder.path()) else {
             return;
         };
         let mut ctrace = Ctrace::start(&["--only", "go", "--", program.to_str().unwrap()]);
@@ -205,10 +205,10 @@ fn uprobe_links(pid: u32) -> usize {
 fn sigkill_leaves_a_go_programs_code_as_it_was() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go_workload::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let mut workload = go::started(&program, &[]);
+    let mut workload = go_workload::started(&program, &[]);
     let before = code(workload.pid);
     let ctrace = Ctrace::attach(workload.pid);
     let probed = changed(&before, &code(workload.pid));
@@ -258,17 +258,17 @@ fn go_locks_have_the_shares_that_the_runtime_measures() {
     let Some(_turn) = can_trace() else { return };
     for version in VERSIONS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("golocks", version, &[], folder.path()) else {
+        let Some(program) = go_workload::built("golocks", version, &[], folder.path()) else {
             continue;
         };
-        let (report, truth) = go::traced(&program, &["hard", "3"], &["--only", "go"]);
+        let (report, truth) = go_workload::traced(&program, &["hard", "3"], &["--only", "go"]);
         let lock = go_locks(&report)
             .into_iter()
             .filter(|lock| lock.kind == LockKind::GoMutex)
             .max_by_key(|lock| lock.waits)
             .unwrap();
         let under = |stack: Option<&str>, path: &str| {
-            go::functions(&report, stack).contains(&&*format!("main.{path}"))
+            go_workload::functions(&report, stack).contains(&&*format!("main.{path}"))
         };
         let waited = PATHS.map(|path| {
             let rows = lock
@@ -306,13 +306,13 @@ fn go_locks_have_the_shares_that_the_runtime_measures() {
 fn go_locks_cost_little() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go_workload::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
-    let mut alone = go::started(&program, &["bench", "3", "8"]);
+    let mut alone = go_workload::started(&program, &["bench", "3", "8"]);
     let without = alone.go();
     alone.quit();
-    let (report, with) = go::traced(&program, &["bench", "3", "8"], &["--only", "go"]);
+    let (report, with) = go_workload::traced(&program, &["bench", "3", "8"], &["--only", "go"]);
     let per_op = |truth: &Truth, key: &str| truth.get(key) as f64 / truth.get("ops").max(1) as f64;
     for probe in report.probes.iter().filter(|probe| probe.attach == "uprobe") {
         let (hits, run_ns) = (probe.hits.unwrap_or(0), probe.run_ns.unwrap_or(0));

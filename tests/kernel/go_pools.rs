@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tracer::report::model::{GoPool, Report, Severity};
 
 use super::support::workload::Truth;
-use super::support::{Ctrace, can_trace, go, until};
+use super::support::{Ctrace, can_trace, go, go_workload, until};
 
 /// Waits that a pool must have seen before the run ends.
 const ENOUGH: u64 = 1_500;
@@ -107,8 +107,8 @@ fn traced(
     enough: impl Fn(&Truth, u64) -> bool,
 ) -> Option<(Report, Truth, Truth)> {
     let folder = TempDir::new().unwrap();
-    let program = go::built("gopool", version, flags, folder.path())?;
-    let mut workload = go::started(&program, &[mode]);
+    let program = go_workload::built("gopool", version, flags, folder.path())?;
+    let mut workload = go_workload::started(&program, &[mode]);
     let pid = workload.pid.to_string();
     let ctrace = Ctrace::start(&["--pid", &pid, "--only", "go"]);
     workload.tell("go");
@@ -149,7 +149,7 @@ fn assert_exhausted(report: &Report, truth: &Truth, case: &Case) {
         case.waiting
     );
     for row in &pool.waiters {
-        let functions = go::functions(report, row.stack.as_deref());
+        let functions = go_workload::functions(report, row.stack.as_deref());
         assert!(
             functions.contains(&case.waiter) && functions.contains(&"database/sql.(*DB).conn"),
             "{functions:?}"

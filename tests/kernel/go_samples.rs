@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 use tracer::report::model::Report;
 
-use super::support::{Ctrace, can_trace, go, until};
+use super::support::{Ctrace, can_trace, go, go_workload, until};
 
 /// Waits for the slowest place.
 const ENOUGH: u64 = 600;
@@ -41,10 +41,10 @@ fn time_by_samples_is_what_the_program_measured() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
     for (version, flags) in [("system", &[][..]), (go::VERSIONS[3], &["-ldflags=-s -w"][..])] {
-        let Some(program) = go::built("gosample", version, flags, folder.path()) else {
+        let Some(program) = go_workload::built("gosample", version, flags, folder.path()) else {
             continue;
         };
-        let mut workload = go::started(&program, &[]);
+        let mut workload = go_workload::started(&program, &[]);
         let ctrace = Ctrace::start(&["--pid", &workload.pid.to_string(), "--only", "go", "--no-uprobes"]);
         workload.tell("go");
         until("there were enough waits", || {

@@ -8,7 +8,7 @@ use tracer::report::model::{GoProbes, GoWait, Lock, LockKind, Report, Severity};
 
 use super::support::ctrace::BINARY;
 use super::support::workload::Truth;
-use super::support::{Ctrace, can_trace, ctrace, go};
+use super::support::{Ctrace, can_trace, ctrace, go, go_workload};
 
 /// One of each way to enter the functions that are probed, the newest, and how they are linked.
 const BUILDS: [(&str, &[&str]); 4] = [
@@ -128,10 +128,10 @@ fn go_waits_count_every_wait_and_name_both_sides() {
     let Some(_turn) = can_trace() else { return };
     for (version, args) in BUILDS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gowaits", version, args, folder.path()) else {
+        let Some(program) = go_workload::built("gowaits", version, args, folder.path()) else {
             continue;
         };
-        let (report, truth) = go::traced(&program, &[], &ROOM);
+        let (report, truth) = go_workload::traced(&program, &[], &ROOM);
         println!("Go {version} {args:?}: {:?}", report.overhead.go_probes);
         let waits = probes(&report, "waits").unwrap();
         assert_eq!((waits.parts, waits.cut), (1, Some(0)), "{waits:?}");
@@ -169,10 +169,10 @@ fn go_waits_leave_locks_to_the_probes_on_locks() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
     for version in ["system", go::VERSIONS[3]] {
-        let Some(program) = go::built("golocks", version, &[], folder.path()) else {
+        let Some(program) = go_workload::built("golocks", version, &[], folder.path()) else {
             continue;
         };
-        let (report, truth) = go::traced(&program, &[], &ROOM);
+        let (report, truth) = go_workload::traced(&program, &[], &ROOM);
         let kinds = [
             (LockKind::GoMutex, truth.get("mutex.waits")),
             (
@@ -202,10 +202,10 @@ fn go_waits_of_idle_goroutines_are_silent() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gowaits", version, &[], folder.path()) else {
+        let Some(program) = go_workload::built("gowaits", version, &[], folder.path()) else {
             continue;
         };
-        let (report, _) = go::traced(&program, &["clean"], &ROOM);
+        let (report, _) = go_workload::traced(&program, &["clean"], &ROOM);
         let ticker = row(&report, LockKind::GoChan, "main.onEveryTick");
         assert!(ticker.waits > 20 && ticker.idle, "{ticker:#?}");
         // The last time it was not a timer that ended its wait.
@@ -239,10 +239,11 @@ fn go_waits_have_the_shares_that_the_runtime_measures() {
     let Some(_turn) = can_trace() else { return };
     for (version, args) in BUILDS {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gowaits", version, args, folder.path()) else {
+        let Some(program) = go_workload::built("gowaits", version, args, folder.path()) else {
             continue;
         };
-        let (report, truth) = go::traced(&program, &["hard", "3"], &[&ROOM[..], &["--only", "go"]].concat());
+        let (report, truth) =
+            go_workload::traced(&program, &["hard", "3"], &[&ROOM[..], &["--only", "go"]].concat());
         let waits = probes(&report, "waits").unwrap();
         assert_eq!(waits.parts, 1, "{waits:?}");
         let waited = PATHS.map(|path| {
@@ -270,16 +271,17 @@ fn go_waits_have_the_shares_that_the_runtime_measures() {
 fn go_waits_that_cost_too_much_are_seen_in_part() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("gowaits", go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go_workload::built("gowaits", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
     let per_op = |truth: &Truth, key: &str| truth.get(key) as f64 / truth.get("ops").max(1) as f64;
-    let mut alone = go::started(&program, &["bench", "4"]);
+    let mut alone = go_workload::started(&program, &["bench", "4"]);
     let without = alone.go();
     alone.quit();
     let options = [&["--go-waits"][..], &["--go-waits", "--budget", "10000%"]];
     for options in options {
-        let (report, with) = go::traced(&program, &["bench", "4"], &[options, &["--only", "go"]].concat());
+        let (report, with) =
+            go_workload::traced(&program, &["bench", "4"], &[options, &["--only", "go"]].concat());
         let waits = probes(&report, "waits").unwrap();
         let seen: u64 = channels(&report).map(|lock| lock.waits).sum();
         println!(
@@ -313,11 +315,11 @@ fn go_waits_are_seen_in_several_parts() {
     let Some(_turn) = can_trace() else { return };
     for version in ["system", go::VERSIONS[3]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gowaits", version, &[], folder.path()) else {
+        let Some(program) = go_workload::built("gowaits", version, &[], folder.path()) else {
             continue;
         };
         let options = ["--go-waits", "--budget", "40%", "--only", "go"];
-        let mut workload = go::started(&program, &["bench", "9"]);
+        let mut workload = go_workload::started(&program, &["bench", "9"]);
         let pid = workload.pid.to_string();
         let ctrace = Ctrace::start(&[&["--pid", &pid], &options[..]].concat());
         let truth = workload.go();
@@ -350,11 +352,11 @@ fn go_waits_are_seen_in_several_parts() {
 fn go_locks_that_cost_too_much_are_seen_in_part() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
+    let Some(program) = go_workload::built("golocks", go::VERSIONS[3], &[], folder.path()) else {
         return;
     };
     let options = ["--budget", "0.2%", "--only", "go"];
-    let (report, _) = go::traced(&program, &["bench", "4", "8"], &options);
+    let (report, _) = go_workload::traced(&program, &["bench", "4", "8"], &options);
     let locks = probes(&report, "locks").unwrap();
     println!("{locks:?}");
     assert!(probes(&report, "waits").is_none());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tempfile::TempDir;
 use tracer::report::model::{GoObject, GoStack, GoWaitsOn, LockKind, Report};
 
-use super::support::{Ctrace, can_trace, go};
+use super::support::{Ctrace, can_trace, go, go_workload};
 
 /// The oldest, and the newest without symbols.
 const BUILDS: [(&str, &[&str]); 2] = [("system", &[]), (go::VERSIONS[3], &["-ldflags=-s -w"])];
@@ -39,10 +39,10 @@ fn the_report_says_what_goroutines_wait_on() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
     for (version, flags) in BUILDS {
-        let Some(program) = go::built("gosem", version, flags, folder.path()) else {
+        let Some(program) = go_workload::built("gosem", version, flags, folder.path()) else {
             continue;
         };
-        let mut workload = go::started(&program, &[]);
+        let mut workload = go_workload::started(&program, &[]);
         let truth = workload.go();
         let ctrace = Ctrace::start(&["--pid", &workload.pid.to_string(), "--only", "go", "--no-uprobes"]);
         let report = ctrace.interrupted();

@@ -13,7 +13,7 @@ use tracer::report::model::{GoBlocked, GoOutcome, GoProfiles, GoProof, Report, S
 use super::support::ctrace::{BINARY, run};
 use super::support::process::Process;
 use super::support::workload::Truth;
-use super::support::{Ctrace, Workload, can_trace, go, until};
+use super::support::{Ctrace, Workload, can_trace, go, go_workload, until};
 
 /// One of each way to count, and the newest.
 const VERSIONS: [&str; 4] = ["system", go::VERSIONS[0], go::VERSIONS[1], go::VERSIONS[3]];
@@ -201,11 +201,11 @@ fn go_write_profiles_count_every_wait_of_a_stripped_program() {
         .chain([(NEWEST, &["-buildmode=pie", "-ldflags=-s -w"][..])])
     {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("gowrite", version, args, folder.path()) else {
+        let Some(program) = go_workload::built("gowrite", version, args, folder.path()) else {
             continue;
         };
         println!("Go {version} {args:?}");
-        let mut workload = go::started(&program, &[]);
+        let mut workload = go_workload::started(&program, &[]);
         let ctrace = attach(&workload, &["--go-write=profile"]);
         let truth = workload.go();
         let report = ctrace.interrupted();
@@ -236,10 +236,10 @@ fn go_write_profiles_count_every_wait_of_a_stripped_program() {
 fn go_write_leaves_a_program_that_profiles_itself_alone() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
+    let Some(program) = go_workload::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
         return;
     };
-    let mut workload = go::started(&program, &["own"]);
+    let mut workload = go_workload::started(&program, &["own"]);
     let ctrace = attach(&workload, &["--go-write=profile"]);
     let truth = workload.go();
     let report = ctrace.interrupted();
@@ -269,10 +269,10 @@ type End<'a> = &'a dyn Fn(&Process);
 fn go_write_is_undone_however_ctrace_ends() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
+    let Some(program) = go_workload::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
         return;
     };
-    let workload = go::started(&program, &[]);
+    let workload = go_workload::started(&program, &[]);
     let pid = workload.pid;
     let group = |process: &Process, signal| {
         // SAFETY: kill(2) of a group that was made for this process.
@@ -310,10 +310,10 @@ fn go_write_is_undone_however_ctrace_ends() {
 fn go_write_is_undone_when_the_watchdog_is_killed() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
+    let Some(program) = go_workload::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
         return;
     };
-    let workload = go::started(&program, &[]);
+    let workload = go_workload::started(&program, &[]);
     let json = folder.path().join("report.json");
     let (mut ctrace, words) = writing(&workload, &["--go-write", "--json", json.to_str().unwrap()]);
     let wanted = format!("go-write-watchdog\0{}\0", workload.pid);
@@ -346,10 +346,10 @@ fn go_write_is_undone_when_the_watchdog_is_killed() {
 fn go_write_ends_with_the_program_that_it_began_with() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
+    let Some(program) = go_workload::built("gowrite", NEWEST, STRIPPED, folder.path()) else {
         return;
     };
-    let mut workload = go::started(&program, &[]);
+    let mut workload = go_workload::started(&program, &[]);
     let pid = workload.pid;
     let mut ctrace = attach(&workload, &["--go-write"]);
     assert_eq!(watchdogs(pid), 1);
@@ -371,7 +371,7 @@ fn go_write_ends_with_the_program_that_it_began_with() {
     until("the watchdog has ended", || watchdogs(pid) == 0);
 
     for killed in [false, true] {
-        let mut workload = go::started(&program, &[]);
+        let mut workload = go_workload::started(&program, &[]);
         let pid = workload.pid;
         let (mut ctrace, words) = writing(&workload, &["--go-write"]);
         workload.tell("exec");
@@ -397,7 +397,7 @@ fn go_write_ends_with_the_program_that_it_began_with() {
 
 /// `--go-write=leaks` until a collection has searched.
 fn searched(program: &Path, args: &[&str], options: &[&str]) -> (Report, Truth) {
-    let mut workload = go::started(program, args);
+    let mut workload = go_workload::started(program, args);
     let folder = TempDir::new().unwrap();
     let json = folder.path().join("report.json");
     let options = [&["--go-write=leaks", "--json", json.to_str().unwrap()], options].concat();
@@ -474,7 +474,7 @@ fn go_write_proves_leaks_and_nothing_else() {
     let Some(_turn) = can_trace() else { return };
     for args in [STRIPPED, &["-buildmode=pie"]] {
         let folder = TempDir::new().unwrap();
-        let Some(program) = go::built("goproof", NEWEST, args, folder.path()) else {
+        let Some(program) = go_workload::built("goproof", NEWEST, args, folder.path()) else {
             return;
         };
         let (report, truth) = searched(&program, &[], &[]);
@@ -491,11 +491,11 @@ fn go_write_proves_leaks_and_nothing_else() {
 fn go_write_stops_no_program_of_many_goroutines_unless_forced() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    let Some(program) = go::built("goproof", NEWEST, STRIPPED, folder.path()) else {
+    let Some(program) = go_workload::built("goproof", NEWEST, STRIPPED, folder.path()) else {
         return;
     };
     let many = ["many", "10007"];
-    let workload = go::started(&program, &many);
+    let workload = go_workload::started(&program, &many);
     let ctrace = attach(&workload, &["--go-write=leaks"]);
     assert_eq!(watchdogs(workload.pid), 0);
     let report = ctrace.interrupted();
@@ -518,8 +518,8 @@ fn go_write_stops_no_program_of_many_goroutines_unless_forced() {
 fn go_write_says_what_it_cannot_do() {
     let Some(_turn) = can_trace() else { return };
     let folder = TempDir::new().unwrap();
-    if let Some(program) = go::built("goproof", go::VERSIONS[2], STRIPPED, folder.path()) {
-        let workload = go::started(&program, &[]);
+    if let Some(program) = go_workload::built("goproof", go::VERSIONS[2], STRIPPED, folder.path()) {
+        let workload = go_workload::started(&program, &[]);
         let ctrace = attach(&workload, &["--go-write"]);
         let report = ctrace.interrupted();
         let go = report.go.as_ref().unwrap();

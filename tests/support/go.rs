@@ -4,11 +4,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tracer::report::model::Report;
-
-use super::workload::Truth;
-use super::{Ctrace, Workload, require};
-
 /// Versions fetched besides the distribution's: one of each layout of the runtime's tables that can be had, and the newest.
 pub(crate) const VERSIONS: [&str; 4] = ["1.21.13", "1.23.9", "1.25.5", "1.27.3"];
 
@@ -70,45 +65,4 @@ pub(crate) fn build(go: &Path, args: &[&str], output: &Path, source: &Path) -> R
         return Ok(());
     }
     Err(String::from_utf8_lossy(&result.stderr).into_owned())
-}
-
-/// `tests/workloads/NAME.go` built into a folder; `None` (said aloud) where this Go is missing.
-pub(crate) fn built(name: &str, version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
-    let toolchain = toolchain(version);
-    let why = format!("no Go {version}: cargo xtask test fetches it");
-    if !require(toolchain.is_some(), &why) {
-        return None;
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/workloads/{name}.go"));
-    let program = folder.join(name);
-    build(&toolchain?, args, &program, &source).unwrap_or_else(|why| panic!("Go {version} {args:?}:\n{why}"));
-    Some(program)
-}
-
-/// A workload that was built, with these arguments.
-pub(crate) fn started(program: &Path, args: &[&str]) -> Workload {
-    let mut command = Command::new(program);
-    command.args(args);
-    Workload::started(command)
-}
-
-/// Traces one run, from before `go` until after `done`.
-pub(crate) fn traced(program: &Path, args: &[&str], options: &[&str]) -> (Report, Truth) {
-    let mut workload = started(program, args);
-    let pid = workload.pid.to_string();
-    let ctrace = Ctrace::start(&[&["--pid", &pid], options].concat());
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    (report, truth)
-}
-
-/// Names of a stack's functions, leaf first.
-pub(crate) fn functions<'a>(report: &'a Report, stack: Option<&str>) -> Vec<&'a str> {
-    let frames = stack.and_then(|stack| report.stacks.get(stack));
-    frames
-        .into_iter()
-        .flatten()
-        .map(|frame| frame.function.as_deref().unwrap_or("?"))
-        .collect()
 }

@@ -10,6 +10,7 @@ pub(crate) mod build;
 pub(crate) mod ctrace;
 pub(crate) mod gdb;
 pub(crate) mod go;
+pub(crate) mod go_workload;
 pub(crate) mod goroutines;
 pub(crate) mod process;
 pub(crate) mod programs;

@@ -7,6 +7,7 @@
 
 use rustc_hash::{FxHashMap, FxHasher};
 use std::hash::{Hash as _, Hasher as _};
+use std::rc::Rc;
 
 use super::{
     memory::{Memory, Piece},
@@ -241,7 +242,7 @@ struct Pending {
 /// Reads goroutines, and remembers them from one snapshot to the next.
 pub struct Reader<M> {
     memory: M,
-    program: Program,
+    program: Rc<Program>,
     runtime: Runtime,
     /// Addresses of the descriptors, in the runtime's order, which never changes.
     addresses: Vec<u64>,
@@ -289,7 +290,8 @@ pub const NO_GROUP: u32 = u32::MAX;
 
 impl<M: Memory> Reader<M> {
     /// Of a program in this memory.
-    pub fn new(memory: M, program: Program, runtime: Runtime) -> Self {
+    pub fn new(memory: M, program: impl Into<Rc<Program>>, runtime: Runtime) -> Self {
+        let program = program.into();
         let l = &runtime.layout;
         let last = [
             l.creator,
@@ -325,7 +327,7 @@ impl<M: Memory> Reader<M> {
     }
 
     /// The program.
-    pub const fn program(&self) -> &Program {
+    pub fn program(&self) -> &Program {
         &self.program
     }
 

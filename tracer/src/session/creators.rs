@@ -1,8 +1,9 @@
-//! Which goroutine makes a descriptor, and who made that goroutine: found out of every target that is a Go program, as for its locks
-//! ([`super::uprobes`]). By default only where Go's library begins a dial; at every `go` statement with `--go-creators`, for as much
+//! Which goroutine makes a descriptor, and who made that goroutine, in every target that is a Go program. By default only where Go's library begins a dial; at every `go` statement with `--go-creators`, for as much
 //! of the time as its budget allows.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
+
+use anyhow::{Error, Result};
 
 use crate::{
     capture::Capture,
@@ -12,8 +13,6 @@ use crate::{
     report::model::Hint,
 };
 
-/// Looks at a program before it is given up: two seconds, at four a second.
-const LOOKS: u32 = 8;
 /// What one `go` statement costs: two traps, two programs, and the record here. `docs/probes.md` has the parts.
 const NS_PER_START: f64 = 5_000.0;
 /// Part of one CPU, in percent, that `--go-creators` may take when no budget is given.
@@ -30,8 +29,6 @@ pub(super) struct Creators {
     uprobes: bool,
     /// Every `go` statement is asked for.
     all: Option<Hold>,
-    /// Processes to be looked at, and how often they may be.
-    wanted: Vec<(u32, u32)>,
     known: BTreeMap<u32, Starts>,
     /// What could not be done, and why.
     refused: Vec<(u32, String)>,
@@ -96,20 +93,15 @@ impl Hold {
 }
 
 impl Creators {
-    /// As the command line says, of these processes.
-    pub(super) fn start(options: &Options, capture: &mut Capture, pids: impl Iterator<Item = u32>) -> Self {
+    /// As the command line says.
+    pub(super) fn new(options: &Options) -> Self {
         let all = options.go_creators && options.uprobes;
-        let mut new = Self {
+        Self {
             on: options.collectors.fds || options.go_creators,
             uprobes: options.uprobes,
             all: all.then(|| Hold::new(options.budget.unwrap_or(PERCENT), host::monotonic_ns())),
             ..Self::default()
-        };
-        for pid in pids {
-            new.want(pid);
         }
-        new.attach(capture);
-        new
     }
 
     /// Whether programs may have to be probed.
@@ -117,38 +109,30 @@ impl Creators {
         options.uprobes && (options.collectors.fds || options.go_creators)
     }
 
-    /// A process runs a Go program, as its file says.
-    pub(super) fn want(&mut self, pid: u32) {
-        self.forget(pid);
-        if self.on {
-            self.wanted.push((pid, LOOKS));
-        }
-    }
-
     /// It ended, or runs another program now.
     pub(super) fn forget(&mut self, pid: u32) {
-        self.wanted.retain(|(wanted, _)| *wanted != pid);
         self.known.remove(&pid);
     }
 
-    /// Finds out what can be found out now, and attaches.
-    pub(super) fn attach(&mut self, capture: &mut Capture) {
-        for (pid, looks) in std::mem::take(&mut self.wanted) {
-            let found = Program::open(pid).and_then(|program| {
-                let starts = Starts::find(&Live::new(pid), &program)?;
+    /// A process runs this program, or one that cannot be opened: finds out what can be found out, and attaches.
+    pub(super) fn attach(&mut self, capture: &mut Capture, pid: u32, program: &Result<Rc<Program>>) {
+        if !self.on {
+            return;
+        }
+        let found = match program {
+            Ok(program) => Starts::find(&Live::new(pid), program).and_then(|starts| {
                 capture.know_goroutines(pid, starts.layout)?;
                 Ok(starts)
-            });
-            match found {
-                Ok(starts) => {
-                    log::debug!("process {pid}: {:?}", starts.layout);
-                    self.probe(capture, pid, &starts);
-                    self.known.insert(pid, starts);
-                }
-                // A program that is just being loaded has no memory to read yet.
-                Err(_) if looks > 1 => self.wanted.push((pid, looks - 1)),
-                Err(error) => self.refuse(pid, format!("{error:#}")),
+            }),
+            Err(error) => Err(Error::msg(format!("{error:#}"))),
+        };
+        match found {
+            Ok(starts) => {
+                log::debug!("process {pid}: {:?}", starts.layout);
+                self.probe(capture, pid, &starts);
+                self.known.insert(pid, starts);
             }
+            Err(error) => self.refuse(pid, format!("{error:#}")),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Goroutines of the targets: when they are looked at, and what is remembered of them.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use anyhow::Error;
 
 use crate::{
     aggregate::{go_pools::Pools, goroutines::Goroutines},
@@ -49,25 +52,9 @@ pub struct GoTarget {
     ended: bool,
 }
 
-/// Looks at a program before it is given up: one that is just being loaded has no runtime yet.
-const LOOKS: u32 = 9;
-/// Between the first two looks; twice as long between the next. Together 2.5 s.
-const NEXT_LOOK: Duration = Duration::from_millis(10);
-
-/// A program that could not be read yet.
-struct Wanted {
-    pid: u32,
-    /// Looks so far.
-    looks: u32,
-    /// The next one.
-    due: Instant,
-}
-
 /// Those of all targets.
 #[derive(Default)]
 pub struct GoTargets {
-    /// To be opened.
-    wanted: Vec<Wanted>,
     targets: BTreeMap<u32, GoTarget>,
     /// Why goroutines of a Go program are not read.
     refused: BTreeMap<u32, String>,
@@ -94,57 +81,41 @@ impl<F: FnMut()> Watch for Teller<'_, F> {
 
 impl GoTargets {
     /// A target is a Go program, or runs another one now.
-    pub fn open(&mut self, pid: u32) {
+    pub fn open(&mut self, pid: u32, program: &Rc<Program>, runtime: Runtime) {
         self.close(pid);
-        self.try_open(pid, 0);
-    }
-
-    fn try_open(&mut self, pid: u32, looks: u32) {
         let memory = Live::new(pid);
-        let opened = Program::open(pid).and_then(|program| {
-            let runtime = Runtime::find(&memory, &program)?;
-            let metrics = Metrics::find(&memory, &program);
-            Ok((Reader::new(memory, program, runtime), metrics))
-        });
-        match opened {
-            Ok((reader, metrics)) => {
-                let target = GoTarget {
-                    gc: GcTrack::new(metrics.sample(reader.memory())),
-                    metrics,
-                    objects: Objects::find(&reader),
-                    pools: Pools::default(),
-                    reader,
-                    goroutines: Goroutines::default(),
-                    tally: Tally::default(),
-                    cpu: Duration::ZERO,
-                    due: Instant::now(),
-                    interval: SHORTEST,
-                    ended: false,
-                };
-                self.targets.insert(pid, target);
-            }
-            Err(_) if looks + 1 < LOOKS => self.wanted.push(Wanted {
-                pid,
-                looks: looks + 1,
-                due: Instant::now() + NEXT_LOOK * (1 << looks),
-            }),
-            Err(error) => {
-                log::info!("goroutines of {pid} are not read: {error:#}");
-                self.refused.insert(pid, format!("{error:#}"));
-            }
-        }
+        let metrics = Metrics::find(&memory, program);
+        let reader = Reader::new(memory, Rc::clone(program), runtime);
+        let target = GoTarget {
+            gc: GcTrack::new(metrics.sample(reader.memory())),
+            metrics,
+            objects: Objects::find(&reader),
+            pools: Pools::default(),
+            reader,
+            goroutines: Goroutines::default(),
+            tally: Tally::default(),
+            cpu: Duration::ZERO,
+            due: Instant::now(),
+            interval: SHORTEST,
+            ended: false,
+        };
+        self.targets.insert(pid, target);
     }
 
-    /// A target runs another program, which is no Go program.
+    /// Its goroutines cannot be read.
+    pub fn refuse(&mut self, pid: u32, why: &Error) {
+        log::info!("goroutines of {pid} are not read: {why:#}");
+        self.refused.insert(pid, format!("{why:#}"));
+    }
+
+    /// A target runs another program.
     pub fn close(&mut self, pid: u32) {
-        self.wanted.retain(|wanted| wanted.pid != pid);
         self.targets.remove(&pid);
         self.refused.remove(&pid);
     }
 
     /// Its memory is gone.
     pub fn ended(&mut self, pid: u32) {
-        self.wanted.retain(|wanted| wanted.pid != pid);
         if let Some(target) = self.targets.get_mut(&pid) {
             target.ended = true;
         }
@@ -157,25 +128,16 @@ impl GoTargets {
         }
     }
 
-    /// When the next snapshot, or look at a program, is due; None when there is nothing to look at.
+    /// When the next snapshot is due; None when there is nothing to look at.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         let live = self.targets.values().filter(|target| !target.ended);
-        let wanted = self.wanted.iter().map(|wanted| wanted.due);
-        live.map(|target| target.due).chain(wanted).min()
+        live.map(|target| target.due).min()
     }
 
-    /// Opens programs and takes the snapshots that are due, or all; `meanwhile` is called every few milliseconds.
+    /// Takes the snapshots that are due, or all; `meanwhile` is called every few milliseconds.
     pub fn take(&mut self, all: bool, mut meanwhile: impl FnMut()) {
         let now = Instant::now();
-        // At the end one that has just begun would else not be in the report.
-        for wanted in self
-            .wanted
-            .extract_if(.., |wanted| all || wanted.due <= now)
-            .collect::<Vec<_>>()
-        {
-            self.try_open(wanted.pid, wanted.looks);
-        }
         for target in self.targets.values_mut() {
             if target.ended || (!all && target.due > now) {
                 continue;

@@ -13,6 +13,7 @@ pub mod hearing;
 pub mod output;
 pub mod pipeline;
 mod probing;
+mod programs;
 pub mod snapshot;
 pub mod tracing;
 mod uprobes;
@@ -104,7 +105,7 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
     tracing.write_go();
     output.say(&tracing.ready_line());
     loop {
-        let look = tracing.go.due().map_or(far_off, Instant::from_std);
+        let look = tracing.look_due().map_or(far_off, Instant::from_std);
         tokio::select! {
             biased;
             _ = interrupt.recv() => break,

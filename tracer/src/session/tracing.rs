@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use anyhow::{Result, anyhow};
@@ -17,6 +17,7 @@ use super::{
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
     probing::Probing,
+    programs::Programs,
     snapshot::Edge,
     uprobes::GoPrograms,
 };
@@ -65,7 +66,9 @@ pub struct Tracing {
     pub(super) unseen_kinds: Vec<String>,
     pub(super) budget: Budget,
     pub(super) probing: Probing,
-    /// Those that are Go programs.
+    /// Go programs to be looked at.
+    programs: Programs,
+    /// Those that are read.
     pub(super) go: GoTargets,
     /// What is written into them.
     pub(super) go_write: GoWriter,
@@ -124,11 +127,13 @@ impl Tracing {
         if heard && options.shadow > 0 {
             pipeline.stacks.learn();
         }
-        let mut go = GoTargets::default();
-        if options.collectors.go && !command {
-            for traced in targets.iter().filter(|traced| is_go(&traced.described)) {
-                go.open(traced.held.pid);
-            }
+        let mut programs = Programs::default();
+        // A command is no program yet.
+        for traced in targets
+            .iter()
+            .filter(|traced| !command && is_go(&traced.described))
+        {
+            programs.want(traced.held.pid);
         }
         let budget = Budget::new(
             options.budget,
@@ -137,8 +142,7 @@ impl Tracing {
                 one_in: options.sample,
             },
         );
-        let programs = targets.iter().filter(|traced| is_go(&traced.described));
-        let creators = Creators::start(&options, &mut capture, programs.map(|traced| traced.held.pid));
+        let creators = Creators::new(&options);
         capture.set_control(
             budget
                 .setting()
@@ -157,14 +161,7 @@ impl Tracing {
             }
         }
         pipeline.reset(host::monotonic_ns());
-        let mut uprobes = GoPrograms::default();
-        let mut probing = Probing::new(options.budget, options.go_waits);
-        if request.go && !command {
-            for traced in targets.iter().filter(|traced| is_go(&traced.described)) {
-                uprobes.want(traced.held.pid);
-            }
-            uprobes.attach(&mut capture, &mut probing.duties);
-        }
+        let probing = Probing::new(options.budget, options.go_waits);
         let unseen_kinds = unseen_kinds(&capture, &options);
         let pids = pids(&targets);
         let edge = Edge::read(&pids, capture.kernel_time());
@@ -174,7 +171,8 @@ impl Tracing {
             pipeline,
             hearing,
             targets,
-            uprobes,
+            programs,
+            uprobes: GoPrograms::default(),
             creators,
             symbolizer: Symbolizer::new(),
             kernel: KernelSymbols::new(),
@@ -185,10 +183,11 @@ impl Tracing {
             unseen_kinds,
             budget,
             probing,
-            go,
+            go: GoTargets::default(),
             go_write,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
         };
+        tracing.look_at_programs(false);
         tracing.begin_probing()?;
         Ok(tracing)
     }
@@ -242,24 +241,19 @@ impl Tracing {
                     let described = target::describe(pid);
                     if let Some(capture) = &mut self.capture {
                         capture.detach_go(pid);
-                        self.uprobes.forget(pid);
-                        self.creators.forget(pid);
-                        if is_go(&described) {
-                            self.creators.want(pid);
-                            if traces_go(&self.options) {
-                                self.uprobes.want(pid);
-                            }
-                        }
+                    }
+                    self.uprobes.forget(pid);
+                    self.creators.forget(pid);
+                    self.go.close(pid);
+                    if is_go(&described) {
+                        self.programs.want(pid);
+                    } else {
+                        self.programs.forget(pid);
                     }
                     if !described.comm.is_empty() {
                         traced.described = described;
                     }
-                    if self.options.collectors.go && traced.described.runtime.starts_with("go") {
-                        self.go.open(pid);
-                    } else {
-                        self.go.close(pid);
-                    }
-                    self.attach_programs();
+                    self.look_at_programs(false);
                 }
                 self.reconcile(pid);
             }
@@ -280,8 +274,8 @@ impl Tracing {
                     return;
                 };
                 let described = target::describe(child);
-                if self.options.collectors.go && described.runtime.starts_with("go") {
-                    self.go.open(child);
+                if is_go(&described) {
+                    self.programs.want_child(child);
                 }
                 self.targets.push(Traced {
                     described,
@@ -292,20 +286,38 @@ impl Tracing {
         }
     }
 
-    /// Puts probes into Go programs that have none yet.
-    fn attach_programs(&mut self) {
-        let Some(capture) = &mut self.capture else { return };
-        self.creators.attach(capture);
-        if self.uprobes.attach(capture, &mut self.probing.duties)
-            && let Err(error) = self.set_control()
-        {
+    /// Reads and probes the Go programs that can be now: those that were due for a look, or all.
+    fn look_at_programs(&mut self, all: bool) {
+        let mut begun = false;
+        for found in self.programs.look(all) {
+            let pid = found.pid;
+            if let Some(capture) = &mut self.capture {
+                self.creators.attach(capture, pid, &found.program);
+                if traces_go(&self.options) {
+                    begun |= self
+                        .uprobes
+                        .attach(capture, &mut self.probing.duties, pid, &found.program);
+                }
+            }
+            if self.options.collectors.go {
+                match (found.program, found.runtime) {
+                    (Ok(program), Ok(runtime)) => self.go.open(pid, &program, runtime),
+                    (Err(error), _) | (_, Err(error)) => self.go.refuse(pid, &error),
+                }
+            }
+        }
+        if begun && let Err(error) = self.set_control() {
             log::warn!("the probes are not told to begin: {error:#}");
         }
     }
 
+    /// When goroutines, or a program that was still being loaded, are to be looked at.
+    pub fn look_due(&self) -> Option<Instant> {
+        self.go.due().into_iter().chain(self.programs.due()).min()
+    }
+
     /// Looks at the targets, and notes how many descriptors are open.
     pub fn sample(&mut self) {
-        self.attach_programs();
         let now = host::monotonic_ns();
         for table in self.pipeline.fds.values_mut() {
             table.snapshot(now);
@@ -334,6 +346,7 @@ impl Tracing {
             if ended {
                 traced.exited = true;
                 traced.described.exited = true;
+                self.programs.forget(traced.held.pid);
                 self.uprobes.forget(traced.held.pid);
                 self.creators.forget(traced.held.pid);
                 traced.held.release();
@@ -362,6 +375,8 @@ impl Tracing {
 
     /// Looks at goroutines, where it is due, or at all of them.
     pub fn look_at_go(&mut self, all: bool) {
+        // At the end one that has just begun would else not be in the report.
+        self.look_at_programs(all);
         let mut go = std::mem::take(&mut self.go);
         go.take(all, || self.drain_records());
         self.go = go;

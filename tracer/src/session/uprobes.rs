@@ -1,9 +1,8 @@
-//! Which targets are Go programs whose locks, and goroutines' waits, are traced: found out at the start, at every exec, and again for a
-//! while where the program was still being set up.
+//! Which targets are Go programs whose locks, and goroutines' waits, are traced.
 
-use std::{collections::BTreeMap, fs::File};
+use std::{collections::BTreeMap, fs::File, rc::Rc};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use rustc_hash::FxHashMap;
 
 use super::duty::Duties;
@@ -13,9 +12,6 @@ use crate::{
     proc::host,
     report::model::Hint,
 };
-
-/// Looks at a program before it is given up: two seconds, at four a second.
-const LOOKS: u32 = 8;
 
 /// Where a program is probed.
 struct Places {
@@ -32,8 +28,6 @@ pub(super) struct GoPrograms {
     pub(super) layouts: FxHashMap<u32, LockLayout>,
     /// Why their goroutines wait, by number, by process; of those whose parking is traced.
     pub(super) reasons: FxHashMap<u32, Vec<String>>,
-    /// Processes to be looked at, and how often they may be.
-    wanted: Vec<(u32, u32)>,
     /// Those that are probed.
     places: BTreeMap<u32, Places>,
     /// What is not traced of the others, and why.
@@ -41,39 +35,41 @@ pub(super) struct GoPrograms {
 }
 
 impl GoPrograms {
-    /// A process runs a Go program, as its file says.
-    pub(super) fn want(&mut self, pid: u32) {
-        self.forget(pid);
-        self.wanted.push((pid, LOOKS));
-    }
-
     /// It ended, or runs another program now.
     pub(super) fn forget(&mut self, pid: u32) {
-        self.wanted.retain(|(wanted, _)| *wanted != pid);
         self.places.remove(&pid);
     }
 
-    /// Attaches where that is possible now; whether the probes must be told that they are there.
-    pub(super) fn attach(&mut self, capture: &mut Capture, duties: &mut Duties) -> bool {
-        let mut changed = false;
-        for (pid, looks) in std::mem::take(&mut self.wanted) {
-            match self.attach_one(capture, duties, pid) {
-                Ok(begun) => changed |= begun,
-                // A program that is just being loaded has no memory to read yet.
-                Err(_) if looks > 1 => self.wanted.push((pid, looks - 1)),
-                Err(error) => self.refuse(pid, format!("Go's own locks are not timed: {error:#}")),
-            }
-        }
-        changed
+    /// A process runs this program, or one that cannot be opened; whether the probes must be told that they are there.
+    pub(super) fn attach(
+        &mut self,
+        capture: &mut Capture,
+        duties: &mut Duties,
+        pid: u32,
+        program: &Result<Rc<Program>>,
+    ) -> bool {
+        let attached = match program {
+            Ok(program) => self.attach_one(capture, duties, pid, program),
+            Err(error) => Err(Error::msg(format!("{error:#}"))),
+        };
+        attached.unwrap_or_else(|error| {
+            self.refuse(pid, format!("Go's own locks are not timed: {error:#}"));
+            false
+        })
     }
 
-    fn attach_one(&mut self, capture: &mut Capture, duties: &mut Duties, pid: u32) -> Result<bool> {
-        let program = Program::open(pid)?;
+    fn attach_one(
+        &mut self,
+        capture: &mut Capture,
+        duties: &mut Duties,
+        pid: u32,
+        program: &Program,
+    ) -> Result<bool> {
         let memory = Live::new(pid);
-        let locks = Sites::find(&memory, &program)?;
-        let layout = LockLayout::find(&memory, &program);
+        let locks = Sites::find(&memory, program)?;
+        let layout = LockLayout::find(&memory, program);
         log::debug!("process {pid}: {layout:?}");
-        let parks = duties.parks.as_ref().map(|_| ParkSites::find(&memory, &program));
+        let parks = duties.parks.as_ref().map(|_| ParkSites::find(&memory, program));
         let parks = parks.transpose().unwrap_or_else(|error| {
             self.refuse(pid, format!("waits of goroutines are not timed: {error:#}"));
             None
