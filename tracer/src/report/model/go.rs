@@ -251,7 +251,7 @@ document! {
         pub total_ci_ns: Option<[u64; 2]>,
         /// How many were there on average.
         pub mean: f64,
-        /// With `--go-waits`: waits that began and ended here while the probes were there ([`Overhead::go_probes`]).
+        /// With `--go-waits`: waits that began and ended here while the probes were there (`overhead.go_probes`).
         #[serde(default)]
         pub count: Option<u64>,
         /// How long they were, exactly.
