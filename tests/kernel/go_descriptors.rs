@@ -112,7 +112,7 @@ fn go_descriptors_are_those_of_who_asked() {
         assert!(
             finding
                 .title
-                .starts_with("main.leakBody leaks descriptors (socket)"),
+                .starts_with("HTTP connections dialled for main.leakBody leak (socket)"),
             "Go {version} {args:?}: {}",
             finding.title
         );
@@ -173,7 +173,10 @@ fn go_descriptors_are_followed_through_every_goroutine() {
             assert_eq!((closed, live), (opened, 0), "Go {version}: {function}");
         }
         let title = &leak(&report).title;
-        assert!(title.starts_with("main.leakBody leaks"), "{title}");
+        assert!(
+            title.starts_with("HTTP connections dialled for main.leakBody leak"),
+            "{title}"
+        );
     }
 }
 

@@ -114,11 +114,12 @@ fn probes<'a>(report: &'a Report, group: &str) -> Option<&'a GoProbes> {
         .find(|probes| probes.group == group)
 }
 
+/// Probes in the program, but for those that tell who asks for descriptors.
 fn uprobes(report: &Report) -> usize {
-    report
-        .probes
-        .iter()
-        .filter(|probe| probe.attach == "uprobe")
+    let others = ["go_asked", "go_started"];
+    let probes = report.probes.iter();
+    probes
+        .filter(|probe| probe.attach == "uprobe" && !others.contains(&&*probe.name))
         .count()
 }
 

@@ -28,8 +28,8 @@ impl AskerId {
 pub struct Asker {
     /// Where each maker was at its `go` statement, nearest first; [`StackId::NONE`] after the last.
     steps: [StackId; STEPS],
-    /// After the `go` statement, where that is all that is known; else 0.
-    pub creator: u64,
+    /// The `go` statement, where that is all that is known; else [`StackId::NONE`].
+    pub creator: StackId,
 }
 
 impl Asker {
@@ -90,7 +90,7 @@ impl GoStarts {
     }
 
     /// Who asked for what a goroutine does; its creator is what its own descriptor says.
-    pub fn asker(&mut self, tgid: u32, goid: u64, creator: u64) -> AskerId {
+    pub fn asker(&mut self, tgid: u32, goid: u64, creator: StackId) -> AskerId {
         if goid == 0 {
             return AskerId::NONE;
         }
@@ -174,8 +174,11 @@ mod tests {
         }
     }
 
-    fn path(starts: &mut GoStarts, tgid: u32, goid: u64) -> (Vec<StackId>, u64) {
-        let id = starts.asker(tgid, goid, 0x4000);
+    /// What its own descriptor says.
+    const CREATOR: StackId = StackId(97);
+
+    fn path(starts: &mut GoStarts, tgid: u32, goid: u64) -> (Vec<StackId>, StackId) {
+        let id = starts.asker(tgid, goid, CREATOR);
         let asker = starts.get(id);
         (asker.stacks().collect(), asker.creator)
     }
@@ -185,14 +188,17 @@ mod tests {
         let mut starts = GoStarts::default();
         starts.on_start(&start(1, 23, 7), StackId(5));
         starts.on_start(&start(1, 97, 23), StackId(6));
-        assert_eq!(path(&mut starts, 1, 97), (vec![StackId(6), StackId(5)], 0));
-        assert_eq!(path(&mut starts, 1, 23), (vec![StackId(5)], 0));
+        assert_eq!(
+            path(&mut starts, 1, 97),
+            (vec![StackId(6), StackId(5)], StackId::NONE)
+        );
+        assert_eq!(path(&mut starts, 1, 23), (vec![StackId(5)], StackId::NONE));
         // The same number in another process, and one that was not seen: no more than what its descriptor says.
-        assert_eq!(path(&mut starts, 2, 97), (vec![], 0x4000));
-        assert_eq!(path(&mut starts, 1, 7), (vec![], 0x4000));
-        assert_eq!(starts.asker(1, 0, 0x4000), AskerId::NONE);
-        assert_eq!(starts.asker(1, 7, 0), AskerId::NONE);
-        assert_eq!(starts.asker(1, 23, 1), starts.asker(1, 23, 2));
+        assert_eq!(path(&mut starts, 2, 97), (vec![], CREATOR));
+        assert_eq!(path(&mut starts, 1, 7), (vec![], CREATOR));
+        assert_eq!(starts.asker(1, 0, CREATOR), AskerId::NONE);
+        assert_eq!(starts.asker(1, 7, StackId::NONE), AskerId::NONE);
+        assert_eq!(starts.asker(1, 23, StackId(1)), starts.asker(1, 23, StackId(2)));
     }
 
     #[test]
@@ -200,8 +206,8 @@ mod tests {
         let mut starts = GoStarts::default();
         starts.on_start(&start(1, 23, 7), StackId::NONE);
         starts.on_start(&start(1, 97, 23), StackId(6));
-        assert_eq!(path(&mut starts, 1, 97), (vec![StackId(6)], 0));
-        assert_eq!(path(&mut starts, 1, 23), (vec![], 0x4000));
+        assert_eq!(path(&mut starts, 1, 97), (vec![StackId(6)], StackId::NONE));
+        assert_eq!(path(&mut starts, 1, 23), (vec![], CREATOR));
     }
 
     #[test]
@@ -239,8 +245,8 @@ mod tests {
     #[test]
     fn paths_are_bounded() {
         let mut starts = GoStarts::default();
-        for creator in 1..=ASKERS_MAX as u64 + 23 {
-            starts.asker(1, 1, creator);
+        for creator in 1..=ASKERS_MAX as u32 + 23 {
+            starts.asker(1, 1, StackId(creator));
         }
         assert_eq!(starts.folded(), 23);
     }

@@ -13,13 +13,10 @@ use crate::{
 };
 
 /// The makers, nearest first.
-pub fn steps(asker: &Asker, pid: u32, names: &mut Names<'_>) -> Vec<AskedBy> {
+pub fn steps(asker: &Asker, names: &mut Names<'_>) -> Vec<AskedBy> {
     let mut steps: Vec<AskedBy> = asker.stacks().map(|stack| step(stack, names)).collect();
-    if steps.is_empty() && asker.creator != 0 {
-        let at = names
-            .stacks_mut()
-            .intern_code(pid, &[(asker.creator, true)], false);
-        let frames = names.frames(at);
+    if steps.is_empty() && asker.creator != StackId::NONE {
+        let frames = names.frames(asker.creator);
         let (created_by, created_at) = place(frames.first(), frames.last());
         // It is how the first goroutine is made: Go does not say it either.
         if created_by
@@ -130,7 +127,7 @@ pub fn complete(all: &mut [Go], starts: &GoStarts, names: &mut Names<'_>) {
                 .collect();
             paths.dedup();
             if let [path] = &paths[..] {
-                row.asked_by = steps(path, go.pid, names);
+                row.asked_by = steps(path, names);
             }
         }
     }

@@ -51,9 +51,12 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         near_limit(fds, &mut found);
     }
     for go in facts.go {
-        goroutines::leaks(go, names, &mut found);
+        // What is proved of one process is said of that one.
+        let mut own = Vec::new();
+        goroutines::leaks(go, names, &mut own);
+        go_proof::leaks(go, names, &mut own);
+        found.append(&mut own);
         pools::exhausted(go, names, &mut found);
-        go_proof::leaks(go, names, &mut found);
         if let Some(gc) = &go.gc {
             found.extend(super::gc::findings(gc, facts.window_ns, facts.time.running_ns));
         }
@@ -141,8 +144,8 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             },
             confidence: row.confidence,
             title: format!(
-                "{} leaks descriptors ({kind}): {} of {} still open, {:+.1}/s",
-                cut(without_path(&function), SUBJECT),
+                "{} ({kind}): {} of {} still open, {:+.1}/s",
+                subject(row, &cut(without_path(&function), SUBJECT)),
                 count(row.live),
                 count(row.opened),
                 row.growth_per_s
@@ -167,14 +170,25 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
     }
 }
 
+/// Dialled by Go's HTTP client.
+fn is_http(row: &FdStack) -> bool {
+    let mut by = row.asked_by.iter().filter_map(|by| by.created_by.as_deref());
+    by.any(|name| name.starts_with("net/http.(*Transport)."))
+}
+
+/// Who does what: a connection of an HTTP client is dialled for one caller, and may have come to another one.
+fn subject(row: &FdStack, function: &str) -> String {
+    if is_http(row) {
+        format!("HTTP connections dialled for {function} leak")
+    } else {
+        format!("{function} leaks descriptors")
+    }
+}
+
 fn remedy_of(row: &FdStack, function: &str) -> String {
-    let asked_of = |package: &str| {
-        let by = row.asked_by.iter().filter_map(|by| by.created_by.as_deref());
-        by.into_iter().any(|name| name.starts_with(package))
-    };
-    if asked_of("net/http.(*Transport).") {
+    if is_http(row) {
         format!(
-            "Close the body of every response that {function} gets (defer resp.Body.Close()), also where it does not read it."
+            "Close the body of every response (defer resp.Body.Close()), also where it is not read: in {function}, or in another caller of the same http.Client, which got a connection that was dialled for {function}."
         )
     } else {
         format!(

@@ -1,25 +1,22 @@
 //! Which goroutines make descriptors, and who made those: what the probes must know of each Go program, and probes at its `go`
 //! statements.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, fs::File};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData},
-    programs::{
-        UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
-    },
+    programs::{UProbe, uprobe::UProbeLink},
 };
 use tracer_ebpf::wire::GoLayout;
 
 use super::{
     Wire,
     plan::{Hook, Step},
-    say_size,
+    say_size, uprobes,
 };
-use crate::go::starts::{Place, Places};
+use crate::go::starts::Places;
 
 /// Programs; both are about what this function makes.
 const PROGRAMS: [&str; 2] = ["go_asked", "go_started"];
@@ -80,12 +77,19 @@ impl GoStarts {
     }
 
     /// Attaches to a process, all or none, in place of what was attached before.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, pid: u32, places: &Places) -> Result<()> {
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        (pid, file): (u32, &File),
+        places: &Places,
+    ) -> Result<()> {
         let mut links = Vec::new();
         // Beginnings first: one that was not asked for is nobody's, and what was asked for and began unseen would stay.
         for (name, places) in [("go_started", &places.started), ("go_asked", &places.asked)] {
             for place in places {
-                links.push(attach(program(ebpf, name)?, pid, place).with_context(|| name.to_owned())?);
+                let link =
+                    uprobes::attach(program(ebpf, name)?, (pid, file), place.site, place.cookie.pack());
+                links.push(link.with_context(|| name.to_owned())?);
             }
         }
         self.were_attached |= !links.is_empty();
@@ -93,6 +97,11 @@ impl GoStarts {
         links.reverse();
         self.links.insert(pid, links);
         Ok(())
+    }
+
+    /// Detaches from all.
+    pub(super) fn detach(&mut self) {
+        self.links.clear();
     }
 
     /// Detaches from a process that ended, or has another program now.
@@ -110,15 +119,4 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut UProbe> {
         .program_mut(name)
         .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
     Ok(program.try_into()?)
-}
-
-/// By the file that the process runs, which may have no name any more.
-fn attach(program: &mut UProbe, pid: u32, place: &Place) -> Result<UProbeLink> {
-    let point = UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(place.site.offset),
-        cookie: Some(place.cookie.pack()),
-    };
-    let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).context("process 0")?);
-    let id = program.attach(point, format!("/proc/{pid}/exe"), scope)?;
-    Ok(program.take_link(id)?)
 }

@@ -27,7 +27,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use tracer_ebpf::{
-    go_wait::Layout,
+    go_wait::{self, Layout, Pending},
     memo::{Key, Ways},
     wire::{Control, GoLayout, StackClass, StackPlace, TaskSnapshot, counter},
 };
@@ -90,6 +90,9 @@ pub struct Request {
 
 /// Probes attached to the kernel; they go with this value, and with the process however it ends.
 pub struct Capture {
+    // Those in programs first: taking the others away takes seconds, in which these would go on costing.
+    uprobes: Uprobes,
+    go_starts: GoStarts,
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
@@ -105,9 +108,8 @@ pub struct Capture {
     attached: Vec<Step>,
     unattached: Vec<(Step, String)>,
     sampler: Sampler,
-    uprobes: Uprobes,
-    go_starts: GoStarts,
     go_programs: HashMap<MapData, u32, Wire<Layout>>,
+    go_waits: HashMap<MapData, Wire<go_wait::Key>, Wire<Pending>>,
 }
 
 /// A type of the wire in a map: aya wants its marker trait on a type of ours.
@@ -125,6 +127,10 @@ unsafe impl aya::Pod for Wire<Key> {}
 unsafe impl aya::Pod for Wire<GoLayout> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Wire<Layout> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<go_wait::Key> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<Pending> {}
 
 impl Capture {
     /// Loads and attaches everything in the plan. Must be called while the process has one thread.
@@ -173,6 +179,7 @@ impl Capture {
         let kstacks = StackTraceMap::try_from(take("KSTACKS")?)?;
         let go_starts = GoStarts::new(take("GO_TARGETS")?, offsets.task_fsbase != 0)?;
         let go_programs = HashMap::try_from(take("GO_PROGRAMS")?)?;
+        let go_waits = HashMap::try_from(take("GO_WAITS")?)?;
         for &tgid in &request.targets {
             targets
                 .insert(tgid, 0, 0)
@@ -233,6 +240,7 @@ impl Capture {
             uprobes: Uprobes::default(),
             go_starts,
             go_programs,
+            go_waits,
         })
     }
 
@@ -354,8 +362,34 @@ impl Capture {
 
     /// Detaches from a Go program.
     pub fn detach_go(&mut self, pid: u32) {
-        self.uprobes.detach(pid);
+        if self.uprobes.are_at(pid) {
+            self.uprobes.detach(pid);
+            self.forget_waits(pid);
+        }
         self.go_starts.forget(pid);
+    }
+
+    /// Forgets waits of a process: the descriptors of goroutines of the program that it runs next may lie at the same addresses.
+    fn forget_waits(&mut self, pid: u32) {
+        let most = GO_WAITS[1] as usize;
+        let own: Vec<_> = self
+            .go_waits
+            .keys()
+            .take(most)
+            .filter_map(Result::ok)
+            .filter(|key| key.0.tgid == pid)
+            .collect();
+        for key in own {
+            // Absent when it ended meanwhile.
+            let _ = self.go_waits.remove(&key);
+        }
+    }
+
+    /// Takes all probes in programs away, before what takes long; what they have counted stays.
+    pub fn detach_programs(&mut self) {
+        self.uprobes.detach_group(Group::Locks);
+        self.uprobes.detach_group(Group::Parks);
+        self.go_starts.detach();
     }
 
     /// Tells the probes how to know a Go program's goroutines.
@@ -364,8 +398,8 @@ impl Capture {
     }
 
     /// Attaches to these `go` statements of a program, and to no others of it; the probes must have been asked for at the start.
-    pub fn attach_starts(&mut self, pid: u32, places: &Places) -> Result<()> {
-        self.go_starts.attach(&mut self.ebpf, pid, places)
+    pub fn attach_starts(&mut self, program: (u32, &File), places: &Places) -> Result<()> {
+        self.go_starts.attach(&mut self.ebpf, program, places)
     }
 
     /// Forgets a process that has ended.

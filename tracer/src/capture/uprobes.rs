@@ -136,7 +136,7 @@ impl Uprobes {
         let mut links = Vec::new();
         for (name, site) in places {
             if let Some(site) = site {
-                let link = attach(program(ebpf, name)?, (of.1, file), site, cookie(site));
+                let link = attach(program(ebpf, name)?, (of.1, file), site, cookie(site).pack());
                 links.push(link.with_context(|| name.to_owned())?);
             }
         }
@@ -150,6 +150,11 @@ impl Uprobes {
     /// Detaches from a process that ended, or has another program now.
     pub(super) fn detach(&mut self, pid: u32) {
         self.links.retain(|(_, of), _| *of != pid);
+    }
+
+    /// Whether some are attached to a process.
+    pub(super) fn are_at(&self, pid: u32) -> bool {
+        self.links.keys().any(|(_, of)| *of == pid)
     }
 
     /// Detaches a group from all processes. The kernel takes a probe away at once and returns only when nobody can be in it any more,
@@ -187,10 +192,15 @@ impl Uprobes {
 }
 
 /// By the file in which the place was found: should the process run another one by now, none of its code is changed.
-fn attach(program: &mut UProbe, (pid, file): (u32, &File), site: Site, cookie: Cookie) -> Result<UProbeLink> {
+pub(super) fn attach(
+    program: &mut UProbe,
+    (pid, file): (u32, &File),
+    site: Site,
+    cookie: u64,
+) -> Result<UProbeLink> {
     let point = UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.offset),
-        cookie: Some(cookie.pack()),
+        cookie: Some(cookie),
     };
     let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).context("process 0")?);
     let id = program.attach(point, format!("/proc/self/fd/{}", file.as_raw_fd()), scope)?;

@@ -168,12 +168,12 @@ fn mask(reasons: &[String], is: impl Fn(&str) -> bool) -> u64 {
     chosen.fold(0, |mask, (at, _)| mask | 1 << at)
 }
 
-/// What the probes on locks record, and what the runtime's own goroutines wait for when they have no work.
+/// What the probes on locks record; what the runtime's own goroutines wait for when they have no work; and waits for the collector,
+/// which ends them without the function that is probed: the next time that a goroutine is made runnable may be long after.
 fn is_left_out(reason: &str) -> bool {
-    const OWN: [&str; 9] = [
-        "GC worker (idle)",
-        "GC sweep wait",
-        "GC scavenge wait",
+    const OWN: [&str; 8] = [
+        "wait for GC cycle",
+        "wait until GC ends",
         "force gc (idle)",
         "finalizer wait",
         "cleanup wait",
@@ -181,7 +181,10 @@ fn is_left_out(reason: &str) -> bool {
         "trace reader (blocked)",
         "preempted",
     ];
-    reason == "semacquire" || reason.starts_with("sync.") || OWN.contains(&reason)
+    reason == "semacquire"
+        || reason.starts_with("sync.")
+        || reason.starts_with("GC ")
+        || OWN.contains(&reason)
 }
 
 /// A send to or receive from one channel.
@@ -229,6 +232,8 @@ mod tests {
             "sync.Mutex.Lock",
             "sync.Cond.Wait",
             "sync.WaitGroup.Wait",
+            "GC assist wait",
+            "GC worker (idle)",
         ] {
             assert!(is_left_out(lock), "{lock}");
         }

@@ -39,6 +39,8 @@ const SUM: usize = 16;
 const MAX_STACK: u64 = 1100;
 /// No address: `logicalStackSentinel`.
 const MARK: u64 = u64::MAX;
+/// Addresses kept of all stacks.
+const MAX_WORDS: usize = 4 << 20;
 /// Records of one list.
 const MAX_RECORDS: usize = 1 << 16;
 
@@ -207,6 +209,8 @@ pub struct Reading {
 #[derive(Clone, Debug, Default)]
 pub struct Buckets {
     stacks: FxHashMap<u64, Box<[u64]>>,
+    /// Addresses in all of them.
+    words: usize,
 }
 
 impl Buckets {
@@ -293,6 +297,10 @@ impl Buckets {
             sound.then_some(stack)
         };
         let Some(stack) = stack() else { return false };
+        if self.words + stack.len() > MAX_WORDS {
+            return false;
+        }
+        self.words += stack.len();
         self.stacks.insert(at, stack);
         true
     }

@@ -495,7 +495,7 @@ fn fds(
         let scan = fd::scan(pid, host::monotonic_ns).ok();
         let limit = limits::nofile(pid).ok().and_then(|limit| limit.soft);
         let stack_key = |stack: StackId| format!("s{}", stack.0);
-        let asked_by = |asker| analyse::asked::steps(&starts.get(asker), pid, &mut names.borrow_mut());
+        let asked_by = |asker| analyse::asked::steps(&starts.get(asker), &mut names.borrow_mut());
         let mut input = ReportInput {
             now_ns,
             limit,

@@ -29,7 +29,7 @@ pub(super) struct Creators {
     uprobes: bool,
     /// Every `go` statement is asked for.
     all: Option<Hold>,
-    known: BTreeMap<u32, Starts>,
+    known: BTreeMap<u32, (Rc<Program>, Starts)>,
     /// What could not be done, and why.
     refused: Vec<(u32, String)>,
 }
@@ -122,15 +122,15 @@ impl Creators {
         let found = match program {
             Ok(program) => Starts::find(&Live::new(pid), program).and_then(|starts| {
                 capture.know_goroutines(pid, starts.layout)?;
-                Ok(starts)
+                Ok((Rc::clone(program), starts))
             }),
             Err(error) => Err(Error::msg(format!("{error:#}"))),
         };
         match found {
-            Ok(starts) => {
+            Ok((program, starts)) => {
                 log::debug!("process {pid}: {:?}", starts.layout);
-                self.probe(capture, pid, &starts);
-                self.known.insert(pid, starts);
+                self.probe(capture, (pid, &program), &starts);
+                self.known.insert(pid, (program, starts));
             }
             Err(error) => self.refuse(pid, format!("{error:#}")),
         }
@@ -147,7 +147,7 @@ impl Creators {
         }
     }
 
-    fn probe(&mut self, capture: &mut Capture, pid: u32, starts: &Starts) {
+    fn probe(&mut self, capture: &mut Capture, (pid, program): (u32, &Program), starts: &Starts) {
         if !self.uprobes {
             return;
         }
@@ -162,7 +162,7 @@ impl Creators {
             }
             _ => &starts.dials,
         };
-        if let Err(error) = capture.attach_starts(pid, places) {
+        if let Err(error) = capture.attach_starts((pid, program.file()), places) {
             self.refuse(pid, format!("{error:#}"));
         }
     }
@@ -174,8 +174,8 @@ impl Creators {
         };
         log::debug!("--go-creators: {order:?}");
         let known = std::mem::take(&mut self.known);
-        for (&pid, starts) in &known {
-            self.probe(capture, pid, starts);
+        for (&pid, (program, starts)) in &known {
+            self.probe(capture, (pid, program), starts);
         }
         self.known = known;
     }

@@ -95,6 +95,15 @@ impl GoWriter {
         }
     }
 
+    /// A process runs another program now: what was read of the one before says nothing of this one.
+    pub fn forget(&mut self, pid: u32) {
+        if let Some(site) = self.sites.get_mut(&pid) {
+            (site.profile, site.proof) = (None, None);
+            site.refused
+                .push("the program that --go-write wrote into was replaced by another one".to_owned());
+        }
+    }
+
     /// Has everything put back.
     pub fn end(&mut self) {
         self.over = true;

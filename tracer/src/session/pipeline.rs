@@ -128,9 +128,12 @@ impl Pipeline {
             Event::Delays(record) => self.threads.on_delays(&record),
             Event::FdOpen(record) => {
                 let stack = self.stack(record.stack, record.header.tgid, record.header.ts_ns);
-                let asker = self
-                    .go_starts
-                    .asker(record.header.tgid, record.goid, record.creator);
+                // Named by the program that runs now: it may be another one when the report is made.
+                let creator = match record.creator {
+                    0 => StackId::NONE,
+                    at => self.stacks.intern_code(record.header.tgid, &[(at, true)], false),
+                };
+                let asker = self.go_starts.asker(record.header.tgid, record.goid, creator);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_asked(&record, stack, asker);
                 }

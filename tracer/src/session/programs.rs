@@ -85,7 +85,10 @@ impl Programs {
         for wanted in due {
             let one = Found::open(wanted.pid);
             let looks = wanted.looks + 1;
-            if one.runtime.is_err() && looks < LOOKS {
+            if one.runtime.is_err() && wanted.due > now {
+                // A look for a report, before its time, is no sign that the program takes long.
+                self.wanted.push(wanted);
+            } else if one.runtime.is_err() && looks < LOOKS {
                 self.wanted.push(Wanted {
                     looks,
                     due: Instant::now() + NEXT_LOOK * (1 << wanted.looks),

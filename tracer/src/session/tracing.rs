@@ -204,12 +204,13 @@ impl Tracing {
     /// Takes what the probes have written.
     pub fn drain(&mut self) {
         self.drain_records();
+        for notice in self.pipeline.take_notices() {
+            self.on_notice(notice);
+        }
+        // A program that is another one now has been forgotten.
         if let Some(capture) = &mut self.capture {
             let seen = self.pipeline.go_starts.seen();
             self.creators.hold(capture, host::monotonic_ns(), seen);
-        }
-        for notice in self.pipeline.take_notices() {
-            self.on_notice(notice);
         }
         self.go_write.tick();
     }
@@ -245,6 +246,7 @@ impl Tracing {
                     self.uprobes.forget(pid);
                     self.creators.forget(pid);
                     self.go.close(pid);
+                    self.go_write.forget(pid);
                     if is_go(&described) {
                         self.programs.want(pid);
                     } else {
@@ -519,6 +521,10 @@ impl Tracing {
         let (losses, lost) = self.losses()?;
         let had = self.stacks_had()?;
         let had_here = had_since(&had, &self.had_before);
+        if let Some(capture) = self.capture.as_mut().filter(|_| last) {
+            // Looking names up takes its time, in which the program should pay for nothing.
+            capture.detach_programs();
+        }
         let assembly = self.assemble(&snapshots, &after, window, losses, &had_here);
         if !last {
             self.pipeline.reset(after.ns);

@@ -38,6 +38,7 @@ impl GoPrograms {
     /// It ended, or runs another program now.
     pub(super) fn forget(&mut self, pid: u32) {
         self.places.remove(&pid);
+        self.refused.retain(|(of, _)| *of != pid);
     }
 
     /// A process runs this program, or one that cannot be opened; whether the probes must be told that they are there.

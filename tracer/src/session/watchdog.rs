@@ -1,7 +1,7 @@
 //! A process that puts back what ctrace wrote into another one's memory, however ctrace ends.
 //!
 //! ```text
-//! ctrace ── starts ──> watchdog: own session, deaf to signals of the terminal, no privilege left but an open /proc/PID/mem
+//! ctrace ── starts ──> watchdog: own session, deaf to signals of the terminal, no capability left, and an open /proc/PID/mem
 //!        ── what is to be written, and what is there ──>
 //!        <── armed ──          (only now ctrace writes)
 //!        ── end, or the pipe closes ──>
@@ -396,6 +396,7 @@ fn confine(memory: &File, pidfd: &OwnedFd) {
         };
         libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
         // _LINUX_CAPABILITY_VERSION_3, of this process; three sets of 64 bits.
         let (header, sets) = ([0x2008_0522u32, 0], [0u32; 6]);
         libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr());
