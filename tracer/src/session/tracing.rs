@@ -17,7 +17,7 @@ use super::{
     hearing::Hearing,
     pipeline::{Notice, Pipeline},
     probing::Probing,
-    programs::Programs,
+    programs::{Found, Programs},
     snapshot::Edge,
     uprobes::GoPrograms,
 };
@@ -290,26 +290,34 @@ impl Tracing {
 
     /// Reads and probes the Go programs that can be now: those that were due for a look, or all.
     fn look_at_programs(&mut self, all: bool) {
+        let found = self.programs.look(all);
         let mut begun = false;
-        for found in self.programs.look(all) {
-            let pid = found.pid;
-            if let Some(capture) = &mut self.capture {
-                self.creators.attach(capture, pid, &found.program);
+        if let Some(capture) = &mut self.capture {
+            for Found { pid, program, .. } in &found {
+                self.creators.attach(capture, *pid, program);
                 if traces_go(&self.options) {
                     begun |= self
                         .uprobes
-                        .attach(capture, &mut self.probing.duties, pid, &found.program);
+                        .attach(capture, &mut self.probing.duties, *pid, program);
                 }
             }
-            if self.options.collectors.go {
-                match (found.program, found.runtime) {
+        }
+        // At once: what begins before the probes are told has no record.
+        if begun && let Err(error) = self.set_control() {
+            log::warn!("the probes are not told to begin: {error:#}");
+        }
+        if self.options.collectors.go {
+            for Found {
+                pid,
+                program,
+                runtime,
+            } in found
+            {
+                match (program, runtime) {
                     (Ok(program), Ok(runtime)) => self.go.open(pid, &program, runtime),
                     (Err(error), _) | (_, Err(error)) => self.go.refuse(pid, &error),
                 }
             }
-        }
-        if begun && let Err(error) = self.set_control() {
-            log::warn!("the probes are not told to begin: {error:#}");
         }
     }
 
