@@ -78,10 +78,7 @@ pub fn go(
     }
     let answers = Answers::ask(reader, objects, now_ns);
     let (rows, creators) = alive(target, older_ns, now_ns);
-    let mut places = Places {
-        pid,
-        known: FxHashMap::default(),
-    };
+    let mut places = Places::new(pid);
     let by_creator = by_creator(target, &creators, older_ns, &mut places, names);
     let none = Survivors::default();
     let mut shown: Vec<(Judged, u32, u64, Alive)> = rows
@@ -298,12 +295,20 @@ pub(super) fn is_own(created_by: Option<&str>, frames: &[StackFrame]) -> bool {
 }
 
 /// Stacks and creators in words.
-pub(super) struct Places {
+pub(crate) struct Places {
     pid: u32,
     known: FxHashMap<u64, (Option<String>, Option<String>)>,
 }
 
 impl Places {
+    /// Of a process.
+    pub(crate) fn new(pid: u32) -> Self {
+        Self {
+            pid,
+            known: FxHashMap::default(),
+        }
+    }
+
     pub(super) fn stack_id(&self, group: &Group, names: &mut Names<'_>) -> StackId {
         if group.frames.is_empty() {
             return StackId::NONE;
@@ -312,7 +317,7 @@ impl Places {
     }
 
     /// Function and place of a `go` statement. None of the main goroutine, and those that the runtime makes in C or assembly.
-    pub(super) fn creator(
+    pub(crate) fn creator(
         &mut self,
         creator: u64,
         names: &mut Names<'_>,

@@ -8,7 +8,7 @@ use super::{
     watchdog::Fate,
 };
 use crate::{
-    analyse::names::Names,
+    analyse::{go::Places, names::Names},
     go::{
         profiler::{Kind, Sum},
         snapshot::{Goroutine, Group},
@@ -259,6 +259,7 @@ fn proved(pid: u32, proof: &Proof, target: &GoTarget, names: &mut Names<'_>) -> 
         }
     }
     let reasons = &target.reader.runtime().reasons;
+    let mut places = Places::new(pid);
     let mut by_stack: Vec<GoProved> = groups
         .into_iter()
         .map(|((stack, creator), (examples, count, group))| {
@@ -266,7 +267,7 @@ fn proved(pid: u32, proof: &Proof, target: &GoTarget, names: &mut Names<'_>) -> 
                 .status
                 .reason()
                 .and_then(|reason| reasons.get(usize::from(reason)));
-            let (created_by, created_at) = creator_of(pid, creator, names);
+            let (created_by, created_at) = places.creator(creator, names);
             GoProved {
                 stack: names.key(stack),
                 created_by,
@@ -289,21 +290,4 @@ fn proved(pid: u32, proof: &Proof, target: &GoTarget, names: &mut Names<'_>) -> 
 
 fn group<'a>(target: &'a GoTarget, goroutine: &Goroutine) -> Option<&'a Group> {
     target.reader.groups().get(goroutine.group as usize)
-}
-
-/// Function and place of a `go` statement, as [`crate::analyse::go`] has them.
-fn creator_of(pid: u32, creator: u64, names: &mut Names<'_>) -> (Option<String>, Option<String>) {
-    if creator == 0 {
-        return (None, None);
-    }
-    let id = names.stacks_mut().intern_code(pid, &[(creator, true)], false);
-    let frames = names.frames(id);
-    let function = frames.last().and_then(|frame| frame.function.clone());
-    let place = frames
-        .first()
-        .and_then(|frame| Some(format!("{}:{}", frame.file.as_deref()?, frame.line?)));
-    match function.as_deref() {
-        Some("runtime.newproc") => (None, None),
-        _ => (function, place),
-    }
 }
