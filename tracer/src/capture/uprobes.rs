@@ -1,7 +1,7 @@
 //! Probes in Go programs: loaded with the others, attached to one process at a time, gone with it or with us.
 //!
 //! In groups, which come and go apart: those on locks, those on everything that goroutines park for, and those at `go` statements,
-//! which [`super::go_starts`] has.
+//! which `go_starts` has.
 
 use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, sync::Mutex};
 
