@@ -216,25 +216,36 @@ impl Tracing {
     }
 
     fn drain_records(&mut self) {
-        let Some(capture) = &mut self.capture else { return };
-        let cpu = host::own_cpu();
-        self.hearing.hear(&mut self.pipeline.stacks);
         for _ in 0..BATCHES {
-            let taken = capture.drain(BATCH, |record| {
-                self.hearing.before(record, &mut self.pipeline.stacks);
-                self.pipeline.on_record(record);
-            });
-            for (place, class) in self.pipeline.take_classes() {
-                capture.set_stack_class(place, class);
-            }
-            for order in self.pipeline.stacks.take_orders() {
-                capture.obey(order);
-            }
-            if taken < BATCH {
+            if !self.drain_batch() {
                 break;
             }
+            // There are more: taking them all can last, and what makes them may have to be shed.
+            if let Err(error) = self.hold_probes() {
+                log::warn!("the cost of probes in programs is not held: {error:#}");
+            }
+        }
+    }
+
+    /// Whether there are more.
+    fn drain_batch(&mut self) -> bool {
+        let Some(capture) = &mut self.capture else {
+            return false;
+        };
+        let cpu = host::own_cpu();
+        self.hearing.hear(&mut self.pipeline.stacks);
+        let taken = capture.drain(BATCH, |record| {
+            self.hearing.before(record, &mut self.pipeline.stacks);
+            self.pipeline.on_record(record);
+        });
+        for (place, class) in self.pipeline.take_classes() {
+            capture.set_stack_class(place, class);
+        }
+        for order in self.pipeline.stacks.take_orders() {
+            capture.obey(order);
         }
         self.probing.drained += host::own_cpu().saturating_sub(cpu);
+        taken == BATCH
     }
 
     /// In the midst of work that takes long: nothing is lost, and no probe costs more than it may meanwhile.
