@@ -3,6 +3,8 @@
 //	golocks           hand-overs in known numbers, each at least HOLD ms long
 //	golocks clean     the same work with nobody in the way
 //	golocks hard S    contention for S seconds, beside the runtime's own profiles of it
+//	golocks hot S     the same as fast as it goes: each of ten goroutines parks for the lock each time
+//	golocks burst S   that for 40 ms, then nothing for S seconds
 //	golocks bench S N as fast as it goes for S seconds with N goroutines on one lock: operations and CPU time
 //
 //	truth mutex.waits N     and rwmutex, waitgroup, cond; mutex.address, rwmutex.address, …: where each lies
@@ -218,6 +220,58 @@ func quickPath() {
 	hardLock.Unlock()
 }
 
+//go:noinline
+func oftenPath() { handOver() }
+
+//go:noinline
+func sometimesPath() { handOver() }
+
+//go:noinline
+func seldomPath() { handOver() }
+
+// Holds the lock while all others come for it.
+func handOver() {
+	hardLock.Lock()
+	spin(100)
+	runtime.Gosched()
+	hardLock.Unlock()
+}
+
+// Ten goroutines, six, three and one on each path, on one lock.
+func hot(d time.Duration) {
+	var stop int32
+	var all sync.WaitGroup
+	for i := 0; i < 10; i++ {
+		path := oftenPath
+		if i >= 9 {
+			path = seldomPath
+		} else if i >= 6 {
+			path = sometimesPath
+		}
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for atomic.LoadInt32(&stop) == 0 {
+				path()
+			}
+		}()
+	}
+	time.Sleep(d)
+	atomic.StoreInt32(&stop, 1)
+	all.Wait()
+}
+
+func hotWithProfile(seconds int) {
+	runtime.SetBlockProfileRate(1)
+	runtime.SetMutexProfileFraction(1)
+	hot(time.Duration(seconds) * time.Second)
+	runtime.SetBlockProfileRate(0)
+	runtime.SetMutexProfileFraction(0)
+	paths := []string{"oftenPath", "sometimesPath", "seldomPath"}
+	told("block", paths, func(p []runtime.BlockProfileRecord) (int, bool) { return runtime.BlockProfile(p) })
+	told("mutex", paths, func(p []runtime.BlockProfileRecord) (int, bool) { return runtime.MutexProfile(p) })
+}
+
 // Many goroutines of three kinds on one lock, and what the runtime says how long each kind waited.
 func hard(seconds int) {
 	runtime.SetBlockProfileRate(1)
@@ -242,15 +296,16 @@ func hard(seconds int) {
 	all.Wait()
 	runtime.SetBlockProfileRate(0)
 	runtime.SetMutexProfileFraction(0)
-	told("block", func(p []runtime.BlockProfileRecord) (int, bool) { return runtime.BlockProfile(p) })
-	told("mutex", func(p []runtime.BlockProfileRecord) (int, bool) { return runtime.MutexProfile(p) })
+	paths := []string{"slowPath", "middlePath", "quickPath"}
+	told("block", paths, func(p []runtime.BlockProfileRecord) (int, bool) { return runtime.BlockProfile(p) })
+	told("mutex", paths, func(p []runtime.BlockProfileRecord) (int, bool) { return runtime.MutexProfile(p) })
 }
 
 // Waits and cycles by kind: block has the waiters' stacks, mutex the holders'.
-func told(name string, read func([]runtime.BlockProfileRecord) (int, bool)) {
+func told(name string, paths []string, read func([]runtime.BlockProfileRecord) (int, bool)) {
 	records := make([]runtime.BlockProfileRecord, 1000)
 	n, _ := read(records)
-	for _, path := range []string{"slowPath", "middlePath", "quickPath"} {
+	for _, path := range paths {
 		var count, cycles int64
 		for _, record := range records[:n] {
 			frames := runtime.CallersFrames(record.Stack())
@@ -329,6 +384,11 @@ func main() {
 		switch mode {
 		case "hard":
 			hard(number(2, 3))
+		case "hot":
+			hotWithProfile(number(2, 3))
+		case "burst":
+			hot(40 * time.Millisecond)
+			time.Sleep(time.Duration(number(2, 3)) * time.Second)
 		case "bench":
 			bench(number(2, 3), number(3, 8))
 		default:

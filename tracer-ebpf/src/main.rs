@@ -1,7 +1,7 @@
 //! The probes: thin, one file per topic, their decisions in the library half.
 //!
 //! Nothing here is compiled for the host, so `cargo xtask build-ebpf` lints it for its own target.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod probes;

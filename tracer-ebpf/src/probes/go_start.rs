@@ -134,6 +134,7 @@ fn at(ctx: &ProbeContext) -> Option<Cookie> {
     if control().armed == 0 {
         return None;
     }
+    count(counter::GO_START_HITS);
     // SAFETY: a helper on the program's own context.
     let cookie = Cookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     // SAFETY: the current task's registers.

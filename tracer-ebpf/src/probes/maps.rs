@@ -1,6 +1,6 @@
 //! Maps and globals: for each its key, value, bound, who writes, who reads, and what happens when it is full.
 
-use core::ptr;
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     Global,
@@ -241,10 +241,16 @@ pub(super) fn chosen() -> u32 {
     }
 }
 
-/// Adds one to a counter of [`counter`].
+/// Adds one to a counter of [`counter`]. In one instruction: a probe in a program may lose the CPU at any moment, to another that counts
+/// the same.
 #[inline(always)]
 pub(super) fn count(which: u32) {
-    add(which);
+    if let Some(slot) = COUNTERS.get_ptr_mut(which) {
+        // SAFETY: an aligned slot of the map, which is there as long as the program is.
+        unsafe {
+            asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) slot, one = in(reg) 1u64, options(nostack));
+        }
+    }
 }
 
 /// Adds one to a counter of [`counter`] and returns its value on this CPU before.

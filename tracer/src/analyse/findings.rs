@@ -2,6 +2,7 @@
 
 mod go_proof;
 mod goroutines;
+mod in_part;
 mod pools;
 
 use std::collections::BTreeMap;
@@ -39,8 +40,6 @@ pub struct Facts<'a> {
     pub window_ns: u64,
     /// Waits that the command line asked for were left out to hold a budget.
     pub short_left_out: bool,
-    /// Waits for Go's locks were seen in a part of the window only.
-    pub locks_in_part: bool,
 }
 
 /// All diagnoses, worst first.
@@ -63,9 +62,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     }
     if let Some(locks) = facts.locks {
         for lock in &locks.locks {
-            let of_go = matches!(lock.kind, LockKind::GoMutex | LockKind::GoRwmutex);
-            let left_out = facts.short_left_out || (of_go && facts.locks_in_part);
-            contended(lock, locks, (facts.window_ns, left_out), names, &mut found);
+            contended(lock, locks, facts, names, &mut found);
         }
     }
     if let Some(run_queue) = facts.run_queue {
@@ -243,13 +240,7 @@ fn through_python(lock: &Lock, names: &mut Names<'_>) -> bool {
     })
 }
 
-fn contended(
-    lock: &Lock,
-    locks: &Locks,
-    (window_ns, short_left_out): (u64, bool),
-    names: &mut Names<'_>,
-    found: &mut Vec<Finding>,
-) {
+fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
     let counts = matches!(
         lock.kind,
         LockKind::Mutex
@@ -267,7 +258,9 @@ fn contended(
     let Some(users) = locks.users.get(&lock.id) else {
         return;
     };
-    let share = users.inside_ns as f64 / window_ns.max(1) as f64;
+    let window_ns = facts.window_ns;
+    let at_least = facts.short_left_out || lock.covered_ns.is_some();
+    let share = users.inside_ns as f64 / lock.covered_ns.unwrap_or(window_ns).max(1) as f64;
     // Few waits count when they are long; of a sample one may stand for a thousand, and says nothing alone.
     let seen = lock.wait.samples.unwrap_or(lock.waits);
     let sampled = lock.wait.samples.is_some();
@@ -285,16 +278,13 @@ fn contended(
         return;
     }
     let (p99, p50) = (lock.wait.p99_ns, lock.wait.p50_ns);
-    let severity = if share >= 0.5 {
-        Severity::High
-    } else if share >= 0.1 {
-        Severity::Medium
-    } else if share >= 0.01 {
-        Severity::Low
-    } else {
+    let Some((severity, sure)) = in_part::severity(lock, share, facts.go, names) else {
         return;
     };
-    let (total, window) = (duration(lock.wait.total_ns), duration(window_ns));
+    let (total, window) = (
+        duration(lock.wait.total_ns),
+        in_part::window(lock.covered_ns, window_ns),
+    );
     let who = if matches!(lock.kind, LockKind::GoMutex | LockKind::GoRwmutex) {
         "goroutines"
     } else {
@@ -310,19 +300,22 @@ fn contended(
         .clone()
         .or_else(|| lock.address.clone())
         .unwrap_or_else(|| "a lock".into());
-    let waiter = function(
-        names,
-        lock.waiters.first().and_then(|waiter| waiter.stack.as_ref()),
-    );
+    // Some stacks are not taken in the first moments.
+    let stack = lock.waiters.iter().find_map(|waiter| waiter.stack.clone());
+    let waiter = function(names, stack.as_ref());
     let released = releasers(lock, names);
     found.push(Finding {
         id: "lock.contended".into(),
         severity,
-        confidence: if seen >= 1000 { 0.95 } else { 0.8 },
+        confidence: match (sure, seen) {
+            (false, _) => 0.5,
+            (true, 1000..) => 0.95,
+            (true, _) => 0.8,
+        },
         title: format!(
             "{}: {}{} waits {took}",
             cut(&name, SUBJECT),
-            match (sampled, short_left_out) {
+            match (sampled, at_least) {
                 (true, true) => "at least about ",
                 (true, false) => "about ",
                 (false, true) => "at least ",
@@ -341,10 +334,11 @@ fn contended(
             ("p50_ns", json!(p50)),
             ("p99_ns", json!(p99)),
             ("max_ns", json!(lock.wait.max_ns)),
+            ("covered_ns", json!(lock.covered_ns.unwrap_or(window_ns))),
             (who, json!(all)),
         ]),
         remedy: remedy(lock.kind).into(),
-        stack: lock.waiters.first().and_then(|waiter| waiter.stack.clone()),
+        stack,
         lock: Some(lock.id.clone()),
     });
 }

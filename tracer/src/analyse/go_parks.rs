@@ -114,8 +114,8 @@ fn place(reason: Option<&str>, frames: &[StackFrame]) -> Place {
     )
 }
 
-/// Puts the exact waits of a process beside those that snapshots have seen.
-pub fn exact(go: &mut Go, waits: &GoLocks, reasons: &[String], window_ns: u64, names: &mut Names<'_>) {
+/// Puts the exact waits of a process, seen for so long, beside those that snapshots have seen.
+pub fn exact(go: &mut Go, waits: &GoLocks, reasons: &[String], covered_ns: u64, names: &mut Names<'_>) {
     let mut known: FxHashMap<Place, usize> = FxHashMap::default();
     for (at, row) in go.waits.iter().enumerate() {
         let id = row.stack.as_deref().and_then(|key| names.id(key));
@@ -157,7 +157,7 @@ pub fn exact(go: &mut Go, waits: &GoLocks, reasons: &[String], window_ns: u64, n
             samples: 0,
             total_ns: row.inside_ns,
             total_ci_ns: None,
-            mean: row.inside_ns as f64 / window_ns.max(1) as f64,
+            mean: row.inside_ns as f64 / covered_ns.max(1) as f64,
             count: Some(row.wait.count()),
             wait: Some(hist(&row.wait)),
         });

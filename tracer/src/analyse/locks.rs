@@ -91,6 +91,8 @@ struct Member<'a> {
     key: Key,
     row: &'a Row,
     class: Class,
+    /// How much of the window was covered, where that was not all of it.
+    covered_ns: Option<u64>,
 }
 
 /// Waits of goroutines, and what is known of their programs.
@@ -102,6 +104,10 @@ pub struct Go<'a> {
     pub layouts: &'a FxHashMap<u32, LockLayout>,
     /// Why goroutines park, by number, by process.
     pub reasons: &'a FxHashMap<u32, Vec<String>>,
+    /// For how long waits for locks were seen, and all others, where that was not the whole window.
+    pub covered_ns: [Option<u64>; 2],
+    /// The window.
+    pub window_ns: u64,
 }
 
 /// Puts the futex waits, if any are to be, and those of goroutines together. `is_go` tells which processes are Go programs.
@@ -114,6 +120,7 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
             key: *key,
             row,
             class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)),
+            covered_ns: None,
         })
         .collect();
     adopt(&mut members);
@@ -129,7 +136,15 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
         .into_iter()
         .map(|(group, members)| build(&group, &members, names))
         .collect();
-    built.sort_by(|a, b| (a.0.idle, b.0.wait.total_ns).cmp(&(b.0.idle, a.0.wait.total_ns)));
+    // What was seen for a part of the window is as long as it was in that part: to be put in order, not to be told.
+    let whole_ns = |lock: &Lock| match lock.covered_ns {
+        Some(covered_ns) => lock.wait.total_ns as f64 * go.window_ns as f64 / covered_ns.max(1) as f64,
+        None => lock.wait.total_ns as f64,
+    };
+    built.sort_by(|a, b| {
+        let longest = whole_ns(&b.0).total_cmp(&whole_ns(&a.0));
+        a.0.idle.cmp(&b.0.idle).then(longest)
+    });
     let mut result = Locks {
         left_out: built.len().saturating_sub(LOCKS_MAX) as u64,
         ..Locks::default()
@@ -172,6 +187,7 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
             },
             row,
             class,
+            covered_ns: go.covered_ns[usize::from(key.site == go_site::PARK)],
         };
         Some((key.address, member))
     };
@@ -349,6 +365,7 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built 
         holders: Vec::new(),
         hold: None,
         utilisation: None,
+        covered_ns: first.and_then(|first| first.covered_ns),
     };
     (lock, sum, words)
 }

@@ -76,15 +76,16 @@ impl GoStarts {
         Ok(self.targets.insert(pid, Wire(layout), 0)?)
     }
 
-    /// Attaches to a process, all or none, in place of what was attached before.
+    /// Attaches to a process, all or none, in place of what was attached before; whether there was something to be attached.
     pub(super) fn attach(
         &mut self,
         ebpf: &mut Ebpf,
         (pid, file): (u32, &File),
         places: &Places,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut links = Vec::new();
         // Beginnings first: one that was not asked for is nobody's, and what was asked for and began unseen would stay.
+        // They are taken away from the end.
         for (name, places) in [("go_started", &places.started), ("go_asked", &places.asked)] {
             for place in places {
                 let link =
@@ -92,21 +93,20 @@ impl GoStarts {
                 links.push(link.with_context(|| name.to_owned())?);
             }
         }
-        self.were_attached |= !links.is_empty();
-        // Detached in the other order, for the same reason.
-        links.reverse();
-        self.links.insert(pid, links);
-        Ok(())
+        let any = !links.is_empty();
+        self.were_attached |= any;
+        uprobes::close(self.links.insert(pid, links).unwrap_or_default());
+        Ok(any)
     }
 
-    /// Detaches from all.
-    pub(super) fn detach(&mut self) {
-        self.links.clear();
+    /// All attachments, which are to go.
+    pub(super) fn take(&mut self) -> Vec<UProbeLink> {
+        std::mem::take(&mut self.links).into_values().flatten().collect()
     }
 
     /// Detaches from a process that ended, or has another program now.
     pub(super) fn forget(&mut self, pid: u32) {
-        self.links.remove(&pid);
+        uprobes::close(self.links.remove(&pid).unwrap_or_default());
         // Absent when it was no Go program.
         if let Err(error) = self.targets.remove(&pid) {
             log::trace!("goroutines of {pid}: {error}");

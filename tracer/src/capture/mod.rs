@@ -38,8 +38,8 @@ use self::{
     offsets::{Offsets, STRUCTS},
     plan::{Collectors, Hook, Step},
     pool::Pool,
-    stats::{KernelTime, RunStats, Sampler, run_stats},
-    uprobes::{Group, Uprobes},
+    stats::{KernelTime, RunStats, Sampled, Sampler, run_stats},
+    uprobes::{GROUPS, Group, Uprobes},
 };
 use crate::{
     go::{park_sites::ParkSites, sites::Sites, starts::Places},
@@ -60,6 +60,8 @@ const GO_PROGRAMS: u32 = 1024;
 const GO_ASKED: u32 = 4096;
 /// Characters kept of why a hook could not be attached.
 const REASON_MAX: usize = 512;
+/// What a hit of a probe in a program costs there, where none was sampled (`docs/probes.md`).
+pub const PROBE_NS: f64 = 1_200.0;
 
 /// What to capture.
 #[derive(Clone, Debug)]
@@ -329,18 +331,35 @@ impl Capture {
 
     /// Detaches a group of probes from all Go programs.
     pub fn detach_group(&mut self, group: Group) {
-        self.uprobes.detach_group(group);
+        if group == Group::Starts {
+            uprobes::close(self.go_starts.take());
+        } else {
+            self.uprobes.detach_group(group);
+        }
     }
 
     /// Whether a group of probes was in a program at some time.
     #[must_use]
     pub fn was_attached(&self, group: Group) -> bool {
-        self.uprobes.has_been(group)
+        if group == Group::Starts {
+            self.go_starts.were_attached
+        } else {
+            self.uprobes.has_been(group)
+        }
     }
 
     /// One counter of [`counter`], summed over the CPUs.
     pub fn counter(&self, which: u32) -> Result<u64> {
         Ok(self.counters.get(&which, 0)?.iter().sum())
+    }
+
+    /// Times that programs came to a group's probes.
+    pub fn hits(&self, group: Group) -> Result<u64> {
+        self.counter(match group {
+            Group::Locks => counter::GO_LOCK_HITS,
+            Group::Parks => counter::GO_PARK_HITS,
+            Group::Starts => counter::GO_START_HITS,
+        })
     }
 
     /// Time in a group's probes for each hit, as far as it was sampled.
@@ -350,14 +369,7 @@ impl Capture {
         let sampled = self
             .sampler
             .sampled(monotonic_ns(), &all_stats(&self.ebpf, &programs))?;
-        let of_group = programs
-            .iter()
-            .zip(&sampled.programs)
-            .filter(|((name, _), _)| Uprobes::is_of(name, group));
-        let (runs, run_ns) = of_group.fold((0, 0), |(runs, run_ns), (_, stats)| {
-            (runs + stats.runs, run_ns + stats.run_ns)
-        });
-        (runs > 0).then(|| run_ns as f64 / runs as f64)
+        of_group(&programs, &sampled, group).hit_ns()
     }
 
     /// Detaches from a Go program.
@@ -387,9 +399,9 @@ impl Capture {
 
     /// Takes all probes in programs away, before what takes long; what they have counted stays.
     pub fn detach_programs(&mut self) {
-        self.uprobes.detach_group(Group::Locks);
-        self.uprobes.detach_group(Group::Parks);
-        self.go_starts.detach();
+        let mut links = self.uprobes.take(|_, _| true);
+        links.extend(self.go_starts.take());
+        uprobes::close(links);
     }
 
     /// Tells the probes how to know a Go program's goroutines.
@@ -397,8 +409,9 @@ impl Capture {
         self.go_starts.know(pid, layout)
     }
 
-    /// Attaches to these `go` statements of a program, and to no others of it; the probes must have been asked for at the start.
-    pub fn attach_starts(&mut self, program: (u32, &File), places: &Places) -> Result<()> {
+    /// Attaches to these `go` statements of a program, and to no others of it; whether there are any. The probes must have been asked
+    /// for at the start.
+    pub fn attach_starts(&mut self, program: (u32, &File), places: &Places) -> Result<bool> {
         self.go_starts.attach(&mut self.ebpf, program, places)
     }
 
@@ -435,8 +448,18 @@ impl Capture {
     /// Time in the probes since attach, as far as it was sampled; `None` when the privileges do not reach.
     #[must_use]
     pub fn kernel_time(&self) -> Option<KernelTime> {
-        let stats = all_stats(&self.ebpf, &self.programs());
-        Some(self.sampler.sampled(monotonic_ns(), &stats)?.kernel_time())
+        let programs = self.programs();
+        let sampled = self
+            .sampler
+            .sampled(monotonic_ns(), &all_stats(&self.ebpf, &programs))?;
+        let in_programs = GROUPS.into_iter().map(|group| {
+            let hit_ns = of_group(&programs, &sampled, group).hit_ns().unwrap_or(PROBE_NS);
+            self.hits(group).unwrap_or_default() as f64 * hit_ns
+        });
+        Some(KernelTime {
+            in_programs_ns: in_programs.sum::<f64>() as u64,
+            ..self.sampler.sum(&sampled)
+        })
     }
 
     /// Part of one CPU that the probes in the kernel took in the last sample, once for each sample.
@@ -445,9 +468,11 @@ impl Capture {
         Some(fresh.run_ns as f64 / fresh.sampled_ns.max(1) as f64)
     }
 
-    /// In a forked process: closes its part in the kernel's statistics, which is the parent's business.
-    pub fn let_go_of_stats(&mut self) {
+    /// In a forked process: closes its part in what the parent may end meanwhile, the kernel's statistics and the probes in programs.
+    pub fn let_go(&mut self) {
         self.sampler.let_go();
+        drop(self.uprobes.take(|_, _| true));
+        drop(self.go_starts.take());
     }
 
     /// Whether the kernel tells what the probes cost.
@@ -462,20 +487,23 @@ impl Capture {
         let programs = self.programs();
         let stats = all_stats(&self.ebpf, &programs);
         let sampled = self.sampler.sampled(monotonic_ns(), &stats);
+        let estimate = |at: usize, program: &str| {
+            let sampled = sampled.as_ref()?;
+            let Some(group) = uprobes::group(program) else {
+                return sampled.estimate(at);
+            };
+            // There for a part of the time only, of which a sample says nothing: its share of the hits, all of which are counted.
+            let hits = self.hits(group).ok()?;
+            of_group(&programs, sampled, group).share(*sampled.programs.get(at)?, hits)
+        };
         programs
-            .into_iter()
+            .iter()
             .enumerate()
-            .filter(|(_, (program, _))| {
-                if go_starts::is_one(program) {
-                    self.go_starts.were_attached
-                } else {
-                    self.uprobes.was_attached(program)
-                }
-            })
+            .filter(|(_, (program, _))| uprobes::group(program).is_none_or(|group| self.was_attached(group)))
             .map(|(at, (program, hook))| {
-                let estimate = sampled.as_ref().and_then(|sampled| sampled.estimate(at));
+                let estimate = estimate(at, program);
                 Probe {
-                    name: program.to_owned(),
+                    name: (*program).to_owned(),
                     attach: hook.word().to_owned(),
                     hits: estimate.map(|(hits, _)| hits),
                     run_ns: estimate.map(|(_, run_ns)| run_ns),
@@ -626,6 +654,20 @@ fn programs(attached: &[Step]) -> Vec<(&'static str, Hook)> {
         .map(|step| (step.program, step.hook))
         .collect();
     by_name.into_iter().collect()
+}
+
+/// What was sampled of a group's probes, together.
+fn of_group(programs: &[(&'static str, Hook)], sampled: &Sampled, group: Group) -> RunStats {
+    let mut sum = RunStats::default();
+    let of_group = programs
+        .iter()
+        .zip(&sampled.programs)
+        .filter(|((name, _), _)| uprobes::group(name) == Some(group));
+    for (_, stats) in of_group {
+        sum.runs += stats.runs;
+        sum.run_ns += stats.run_ns;
+    }
+    sum
 }
 
 /// The kernel's accounts of programs; of one that cannot be asked zeros.

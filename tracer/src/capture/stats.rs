@@ -30,6 +30,25 @@ pub struct RunStats {
     pub missed: u64,
 }
 
+impl RunStats {
+    /// Time of one run.
+    #[must_use]
+    pub fn hit_ns(&self) -> Option<f64> {
+        (self.runs > 0).then(|| self.run_ns as f64 / self.runs as f64)
+    }
+
+    /// Of so many runs of some programs that come to `self`, those of one that comes to `own`, and the time in it: an estimate. `None`
+    /// where nothing was sampled.
+    #[must_use]
+    pub fn share(&self, own: Self, runs: u64) -> Option<(u64, u64)> {
+        let part = |of: u64| {
+            let share = u128::from(runs) * u128::from(of) / u128::from(self.runs.max(1));
+            share.min(u128::from(u64::MAX)) as u64
+        };
+        (self.runs > 0 || runs == 0).then(|| (part(own.runs), part(own.run_ns)))
+    }
+}
+
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// Reads a program's account; `None` when the kernel refuses.
@@ -151,7 +170,7 @@ pub struct Sampler {
     on: Option<StatsOn>,
     refused: bool,
     sums: Sums,
-    /// Programs that are not in [`Sampler::take_fresh`]: those after the last are.
+    /// Programs that are in no sum of time: those after the last are.
     apart: Vec<bool>,
     /// Sums when the last sample was over; of what came since.
     told: KernelTime,
@@ -168,7 +187,7 @@ impl Sampler {
         }
     }
 
-    /// Leaves programs out of [`Sampler::take_fresh`], in the order in which they are read.
+    /// Leaves programs out of sums of time, in the order in which they are read.
     #[must_use]
     pub fn without(self, apart: Vec<bool>) -> Self {
         Self { apart, ..self }
@@ -207,23 +226,35 @@ impl Sampler {
                 self.sums.end(&read());
                 self.on = None;
                 let sum = KernelTime {
-                    run_ns: self
-                        .sums
-                        .past
-                        .iter()
-                        .zip(self.apart.iter().chain(std::iter::repeat(&false)))
-                        .filter(|(_, apart)| !**apart)
-                        .map(|(program, _)| program.run_ns)
-                        .sum(),
+                    run_ns: self.run_ns(&self.sums.past),
                     sampled_ns: self.schedule.sampled_ns(now_ns),
+                    in_programs_ns: 0,
                 };
                 self.fresh = Some(KernelTime {
                     run_ns: sum.run_ns - self.told.run_ns,
                     sampled_ns: sum.sampled_ns - self.told.sampled_ns,
+                    in_programs_ns: 0,
                 });
                 self.told = sum;
             }
             _ => {}
+        }
+    }
+
+    /// Time in the programs that are not apart.
+    fn run_ns(&self, programs: &[RunStats]) -> u64 {
+        let apart = self.apart.iter().chain(std::iter::repeat(&false));
+        let others = programs.iter().zip(apart).filter(|(_, apart)| !**apart);
+        others.map(|(program, _)| program.run_ns).sum()
+    }
+
+    /// Time in the programs that are not apart, as far as it was sampled.
+    #[must_use]
+    pub fn sum(&self, sampled: &Sampled) -> KernelTime {
+        KernelTime {
+            run_ns: self.run_ns(&sampled.programs),
+            sampled_ns: sampled.sampled_ns,
+            in_programs_ns: 0,
         }
     }
 
@@ -252,15 +283,6 @@ pub struct Sampled {
 }
 
 impl Sampled {
-    /// Time in all programs.
-    #[must_use]
-    pub fn kernel_time(&self) -> KernelTime {
-        KernelTime {
-            run_ns: self.programs.iter().map(|program| program.run_ns).sum(),
-            sampled_ns: self.sampled_ns,
-        }
-    }
-
     /// Estimates for all the time: runs of a program, and time in it.
     #[must_use]
     pub fn estimate(&self, program: usize) -> Option<(u64, u64)> {
@@ -312,10 +334,12 @@ impl Sums {
 /// Time in the probes, as far as it was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelTime {
-    /// Time in all programs while the statistics were on.
+    /// Time in the programs attached to the kernel while the statistics were on.
     pub run_ns: u64,
     /// How long they were on.
     pub sampled_ns: u64,
+    /// Time in probes in programs, all of it: they are not there all the time, and their hits are counted.
+    pub in_programs_ns: u64,
 }
 
 /// What a count or a time of the sampled part of a window was in all of it, if it went on like this: an estimate. `None` when
@@ -402,7 +426,20 @@ mod tests {
         };
         assert_eq!(sampled.estimate(0), Some((1200, 120_000)));
         assert_eq!(sampled.estimate(2), None);
-        assert_eq!(sampled.kernel_time().run_ns, 2600);
+        assert_eq!(Sampler::default().sum(&sampled).run_ns, 2600);
+        let apart = Sampler::default().without(vec![true]);
+        assert_eq!(apart.sum(&sampled).run_ns, 200);
+        let both = RunStats {
+            run_ns: 2600,
+            runs: 26,
+            missed: 0,
+        };
+        assert_eq!(
+            both.share(sampled.programs[1], 130_000),
+            Some((10_000, 1_000_000))
+        );
+        assert_eq!(RunStats::default().share(RunStats::default(), 7), None);
+        assert_eq!(RunStats::default().share(RunStats::default(), 0), Some((0, 0)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Probes in Go programs: loaded with the others, attached to one process at a time, gone with it or with us.
 //!
-//! In two groups, which come and go apart: those on locks, and those on everything that goroutines park for.
+//! In groups, which come and go apart: those on locks, those on everything that goroutines park for, and those at `go` statements,
+//! which `go_starts` has.
 
-use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _};
+use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, sync::Mutex};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -15,6 +16,7 @@ use aya::{
 use tracer_ebpf::go_wait::Cookie;
 
 use super::{
+    go_starts,
     plan::{Hook, Step},
     say_size,
 };
@@ -35,6 +37,8 @@ const PROGRAMS: [(&str, &str, Group); 6] = [
 
 /// Probes that are taken away at once.
 const THREADS_MAX: usize = 64;
+/// Stack of a thread that does so.
+const THREAD_STACK: usize = 64 << 10;
 
 /// Which of the probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +47,12 @@ pub enum Group {
     Locks,
     /// On everything that goroutines park for.
     Parks,
+    /// At `go` statements.
+    Starts,
 }
+
+/// All of them, in their order.
+pub const GROUPS: [Group; 3] = [Group::Locks, Group::Parks, Group::Starts];
 
 /// The programs as loaded, to be listed with the others.
 pub(super) fn steps(parks: bool) -> impl Iterator<Item = Step> {
@@ -61,9 +70,38 @@ fn wanted(parks: bool) -> impl Iterator<Item = (&'static str, &'static str, Grou
 }
 
 /// The group that a program is in.
-fn group(name: &str) -> Option<Group> {
+pub(super) fn group(name: &str) -> Option<Group> {
+    if go_starts::is_one(name) {
+        return Some(Group::Starts);
+    }
     let (.., group) = PROGRAMS.iter().find(|(program, ..)| *program == name)?;
     Some(*group)
+}
+
+/// Takes probes away. The kernel returns only when nobody can be in one any more, which takes 30 ms: all are given back at once, so that
+/// none waits for us, and how many it takes away together is the kernel's.
+pub(super) fn close(links: Vec<UProbeLink>) {
+    let threads = links.len().min(THREADS_MAX);
+    if threads <= 1 {
+        return;
+    }
+    let links = Mutex::new(links);
+    let take = || links.lock().ok()?.pop();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let builder = std::thread::Builder::new().stack_size(THREAD_STACK);
+            let closing = builder.spawn_scoped(scope, || {
+                while let Some(link) = take() {
+                    drop(link);
+                }
+            });
+            if let Err(error) = closing {
+                log::debug!("no thread to take a probe away: {error}");
+                break;
+            }
+        }
+    });
+    // What is left where there was no thread goes here.
 }
 
 /// Loads the programs.
@@ -140,7 +178,7 @@ impl Uprobes {
                 links.push(link.with_context(|| name.to_owned())?);
             }
         }
-        self.links.insert(of, links);
+        close(self.links.insert(of, links).unwrap_or_default());
         if !self.were_attached.contains(&of.0) {
             self.were_attached.push(of.0);
         }
@@ -149,7 +187,25 @@ impl Uprobes {
 
     /// Detaches from a process that ended, or has another program now.
     pub(super) fn detach(&mut self, pid: u32) {
-        self.links.retain(|(_, of), _| *of != pid);
+        close(self.take(|_, of| of == pid));
+    }
+
+    /// Detaches a group from all processes.
+    pub(super) fn detach_group(&mut self, group: Group) {
+        close(self.take(|of, _| of == group));
+    }
+
+    /// Attachments that are to go.
+    pub(super) fn take(&mut self, which: impl Fn(Group, u32) -> bool) -> Vec<UProbeLink> {
+        let mut taken = Vec::new();
+        self.links.retain(|&(group, pid), links| {
+            let goes = which(group, pid);
+            if goes {
+                taken.append(links);
+            }
+            !goes
+        });
+        taken
     }
 
     /// Whether some are attached to a process.
@@ -157,37 +213,9 @@ impl Uprobes {
         self.links.keys().any(|(_, of)| *of == pid)
     }
 
-    /// Detaches a group from all processes. The kernel takes a probe away at once and returns only when nobody can be in it any more,
-    /// which takes 30 ms: one after the other the last ones would go on costing.
-    pub(super) fn detach_group(&mut self, group: Group) {
-        std::thread::scope(|scope| {
-            let of_group = self.links.iter_mut().filter(|((of, _), _)| *of == group);
-            for link in of_group
-                .flat_map(|(_, links)| std::mem::take(links))
-                .take(THREADS_MAX)
-            {
-                let dropped = std::thread::Builder::new().spawn_scoped(scope, || drop(link));
-                if let Err(error) = dropped {
-                    log::debug!("no thread to take a probe away: {error}");
-                }
-            }
-        });
-        self.links.retain(|(of, _), _| *of != group);
-    }
-
-    /// Whether a program was attached to a process at some time, or is none of these.
-    pub(super) fn was_attached(&self, name: &str) -> bool {
-        group(name).is_none_or(|group| self.has_been(group))
-    }
-
     /// Whether one of a group was.
     pub(super) fn has_been(&self, group: Group) -> bool {
         self.were_attached.contains(&group)
-    }
-
-    /// Whether a program is of a group.
-    pub(super) fn is_of(name: &str, of: Group) -> bool {
-        group(name) == Some(of)
     }
 }
 

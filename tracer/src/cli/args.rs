@@ -71,10 +71,11 @@ pub struct TraceArgs {
     #[arg(long, value_name = "P%")]
     pub budget: Option<String>,
     /// Time everything that goroutines wait for, exactly: channels, selects, sleeps, the network. Every wait costs the program
-    /// about 3 us, so the probes come and go to stay under 2 % of one CPU, or half of --budget
+    /// about 3 us, so the probes come and go to stay under 2 % of one CPU, or 35 % of --budget
     #[arg(long, conflicts_with = "no_uprobes")]
     pub go_waits: bool,
-    /// Put no probe into any program: without them Go's own locks are not timed, and who asked for a dial is not told
+    /// Put no probe into any program: without them Go's own locks are not timed, and who asked for a dial is not told. With them those
+    /// are for as much of the time as fits 0.15 % of one CPU, or more with --budget
     #[arg(long)]
     pub no_uprobes: bool,
     /// Write into the memory of the Go programs traced, which is put back at the end, however ctrace ends: `profile` switches on the
@@ -88,7 +89,7 @@ pub struct TraceArgs {
     #[arg(long)]
     pub go_write_force: bool,
     /// In Go programs, tell who made each goroutine, at every `go` statement (else only where a dial begins): 5 us each, for as
-    /// much of the time as fits the budget, 2 % of one CPU when none is given
+    /// much of the time as fits 2 % of one CPU, or a fifth of --budget
     #[arg(long)]
     pub go_creators: bool,
     /// Plain output, no live screen (there is none yet: accepted for scripts)

@@ -250,7 +250,8 @@ document! {
     /// A group of probes in Go programs. They are taken away for a while where they alone would cost more than they may; nothing that was
     /// seen is scaled up.
     pub struct GoProbes {
-        /// `locks`: waits for `sync.Mutex` and its kin; `waits` (`--go-waits`): everything that goroutines park for.
+        /// `locks`: waits for `sync.Mutex` and its kin; `waits` (`--go-waits`): everything that goroutines park for; `dials`: `go`
+        /// statements that begin a dial; `creators` (`--go-creators`): all `go` statements, of which those at dials stay.
         pub group: String,
         /// How long they were there. Waits that were under way when they came or went are not seen.
         pub covered_ns: u64,
@@ -360,6 +361,10 @@ document! {
         pub hold: Option<Hist>,
         /// Share of the window in which it was held; null when it cannot be seen.
         pub utilisation: Option<f64>,
+        /// For how much of the window its waits were seen, where that was not all of it (`overhead.go_probes`): counts and times are of
+        /// what was seen, so that a rate or a share is of this time. Null: the whole window.
+        #[serde(default)]
+        pub covered_ns: Option<u64>,
     }
 
     /// How sleeps ended.

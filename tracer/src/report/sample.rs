@@ -447,6 +447,7 @@ fn lock(id: &str, name: &str, kind: LockKind, wait: Hist) -> Lock {
         holders: Vec::new(),
         hold: None,
         utilisation: None,
+        covered_ns: None,
     }
 }
 
@@ -652,6 +653,7 @@ fn contended_locks() -> Vec<Lock> {
             }],
             hold: Some(times(9100, 200, 1800)),
             utilisation: Some(0.93),
+            covered_ns: None,
             ..lock(
                 "cache",
                 "cache_mutex",

@@ -22,6 +22,7 @@ use crate::{
     capture::{
         Capture,
         stats::{KernelTime, scaled},
+        uprobes::Group,
     },
     cli::options::Options,
     go::metrics,
@@ -80,7 +81,7 @@ impl Tracing {
         let apart = Apart::start(|out| {
             // They would stay on as long as this process holds them.
             if let Some(capture) = &mut self.capture {
-                capture.let_go_of_stats();
+                capture.let_go();
             }
             let named = Apart::start(|out| {
                 let report = self.build(snapshots, after, window, losses.clone(), had.clone(), None);
@@ -239,10 +240,13 @@ impl Tracing {
         losses.complete &= failure.is_none();
         losses.names =
             failure.map(|error| format!("the process that looks them up did not end well: {error}"));
+        let in_part = |group| probing.in_part(group, window.end_ns, window.ns());
         let go_locks = locks::Go {
             waits: &pipeline.go_locks,
             layouts: &uprobes.layouts,
             reasons: &uprobes.reasons,
+            covered_ns: [in_part(Group::Locks), in_part(Group::Parks)],
+            window_ns: window.ns(),
         };
         let collectors = options.collectors;
         let found_locks = (collectors.locks || collectors.go).then(|| {
@@ -299,7 +303,8 @@ impl Tracing {
         analyse::asked::complete(&mut go, &pipeline.go_starts, &mut names);
         for go in &mut go {
             if let Some(reasons) = uprobes.reasons.get(&go.pid) {
-                analyse::go_parks::exact(go, &pipeline.go_locks, reasons, window.ns(), &mut names);
+                let covered_ns = in_part(Group::Parks).unwrap_or(window.ns());
+                analyse::go_parks::exact(go, &pipeline.go_locks, reasons, covered_ns, &mut names);
             }
         }
         let go_probes = capture
@@ -317,9 +322,6 @@ impl Tracing {
                 losses: &losses,
                 window_ns: window.ns(),
                 short_left_out: budget.leaves_short_out(),
-                locks_in_part: go_probes
-                    .iter()
-                    .any(|probes| probes.group == "locks" && probes.covered_ns < window.ns() / 10 * 9),
             },
             &mut names,
         );
@@ -553,8 +555,12 @@ fn overhead(
     let kernel = after.kernel.zip(before.kernel).map(|(after, before)| KernelTime {
         run_ns: after.run_ns.saturating_sub(before.run_ns),
         sampled_ns: after.sampled_ns.saturating_sub(before.sampled_ns),
+        in_programs_ns: after.in_programs_ns.saturating_sub(before.in_programs_ns),
     });
-    let kernel_ns = kernel.and_then(|kernel| scaled(kernel.run_ns, kernel.sampled_ns, window.ns()));
+    let kernel_ns = kernel.and_then(|kernel| {
+        let sampled = scaled(kernel.run_ns, kernel.sampled_ns, window.ns())?;
+        Some(sampled.saturating_add(kernel.in_programs_ns))
+    });
     let user_cpu_ns = after.own_cpu_ns.saturating_sub(before.own_cpu_ns);
     Overhead {
         kernel_ns,

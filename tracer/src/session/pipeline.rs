@@ -20,7 +20,10 @@ use crate::{
         threads::Threads,
         waits::Waits,
     },
-    capture::decode::{Event, decode},
+    capture::{
+        decode::{Event, decode},
+        uprobes::{GROUPS, Group},
+    },
     report::model::{FdKind, Reason},
     stacks::{End, StackId, Stacks},
 };
@@ -81,8 +84,8 @@ pub struct Pipeline {
     unknown_records: u64,
     /// Records seen.
     records: u64,
-    /// Those of goroutines' waits: for locks, and all others.
-    go_records: [u64; 2],
+    /// Those of probes in programs, by [`Group`].
+    go_records: [u64; GROUPS.len()],
     last_ns: u64,
 }
 
@@ -110,7 +113,7 @@ impl Pipeline {
             notices: Vec::new(),
             unknown_records: 0,
             records: 0,
-            go_records: [0; 2],
+            go_records: [0; GROUPS.len()],
             last_ns: 0,
         }
     }
@@ -154,11 +157,17 @@ impl Pipeline {
                 let tgid = record.header.tgid;
                 let stack = self.stack(record.stack, tgid, record.started_ns);
                 let waker = self.stack(record.waker_stack, tgid, record.header.ts_ns);
-                self.go_records[usize::from(record.site == go_site::PARK)] += 1;
+                let group = if record.site == go_site::PARK {
+                    Group::Parks
+                } else {
+                    Group::Locks
+                };
+                self.note_go(group, &[record.stack, record.waker_stack]);
                 self.go_locks.on_wait(&record, (stack, waker));
             }
             Event::GoStart(record) => {
                 let stack = self.stack(record.stack, record.header.tgid, record.asked_ns);
+                self.note_go(Group::Starts, &[record.stack]);
                 self.go_starts.on_start(&record, stack);
             }
             Event::Fork(record) => {
@@ -368,10 +377,16 @@ impl Pipeline {
         self.records
     }
 
-    /// Records of goroutines' waits: for locks, and all others.
+    /// Records of probes in programs, by [`Group`].
     #[must_use]
-    pub const fn go_records(&self) -> [u64; 2] {
+    pub const fn go_records(&self) -> [u64; GROUPS.len()] {
         self.go_records
+    }
+
+    /// A record of a probe in a program; the copies that it refers to came as records of their own.
+    fn note_go(&mut self, group: Group, stacks: &[u64]) {
+        let is_copy = |stack: &&u64| **stack & stack_ref::MEMO == 0 && **stack & stack_ref::COPY != 0;
+        self.go_records[group as usize] += 1 + stacks.iter().filter(is_copy).count() as u64;
     }
 
     /// Begins a new window.

@@ -12,6 +12,7 @@ use super::{
     assemble::had_since,
     budget::{Budget, Setting},
     creators::Creators,
+    duty::Wanted,
     go::GoTargets,
     go_write::GoWriter,
     hearing::Hearing,
@@ -161,7 +162,11 @@ impl Tracing {
             }
         }
         pipeline.reset(host::monotonic_ns());
-        let probing = Probing::new(options.budget, options.go_waits);
+        let probing = Probing::new(Wanted {
+            budget: options.budget,
+            parks: options.go_waits,
+            creators: options.go_creators,
+        });
         let unseen_kinds = unseen_kinds(&capture, &options);
         let pids = pids(&targets);
         let edge = Edge::read(&pids, capture.kernel_time());
@@ -207,32 +212,48 @@ impl Tracing {
         for notice in self.pipeline.take_notices() {
             self.on_notice(notice);
         }
-        // A program that is another one now has been forgotten.
-        if let Some(capture) = &mut self.capture {
-            let seen = self.pipeline.go_starts.seen();
-            self.creators.hold(capture, host::monotonic_ns(), seen);
-        }
         self.go_write.tick();
     }
 
     fn drain_records(&mut self) {
-        let Some(capture) = &mut self.capture else { return };
-        self.hearing.hear(&mut self.pipeline.stacks);
         for _ in 0..BATCHES {
-            let taken = capture.drain(BATCH, |record| {
-                self.hearing.before(record, &mut self.pipeline.stacks);
-                self.pipeline.on_record(record);
-            });
-            for (place, class) in self.pipeline.take_classes() {
-                capture.set_stack_class(place, class);
-            }
-            for order in self.pipeline.stacks.take_orders() {
-                capture.obey(order);
-            }
-            if taken < BATCH {
+            if !self.drain_batch() {
                 break;
             }
+            // There are more: taking them all can last, and what makes them may have to be shed.
+            if let Err(error) = self.hold_probes() {
+                log::warn!("the cost of probes in programs is not held: {error:#}");
+            }
         }
+    }
+
+    /// Whether there are more.
+    fn drain_batch(&mut self) -> bool {
+        let Some(capture) = &mut self.capture else {
+            return false;
+        };
+        let cpu = host::own_cpu();
+        self.hearing.hear(&mut self.pipeline.stacks);
+        let taken = capture.drain(BATCH, |record| {
+            self.hearing.before(record, &mut self.pipeline.stacks);
+            self.pipeline.on_record(record);
+        });
+        for (place, class) in self.pipeline.take_classes() {
+            capture.set_stack_class(place, class);
+        }
+        for order in self.pipeline.stacks.take_orders() {
+            capture.obey(order);
+        }
+        self.probing.drained += host::own_cpu().saturating_sub(cpu);
+        taken == BATCH
+    }
+
+    /// In the midst of work that takes long: nothing is lost, and no probe costs more than it may meanwhile.
+    fn meanwhile(&mut self) {
+        if let Err(error) = self.hold_probes() {
+            log::warn!("the cost of probes in programs is not held: {error:#}");
+        }
+        self.drain_records();
     }
 
     fn on_notice(&mut self, notice: Notice) {
@@ -291,33 +312,36 @@ impl Tracing {
     /// Reads and probes the Go programs that can be now: those that were due for a look, or all.
     fn look_at_programs(&mut self, all: bool) {
         let found = self.programs.look(all);
+        let mut programs = Vec::new();
+        for Found {
+            pid,
+            program,
+            runtime,
+        } in found
+        {
+            if self.options.collectors.go {
+                match (&program, runtime) {
+                    (Ok(program), Ok(runtime)) => self.go.open(pid, program, runtime),
+                    (Err(error), _) => self.go.refuse(pid, error),
+                    (_, Err(error)) => self.go.refuse(pid, &error),
+                }
+            }
+            programs.push((pid, program));
+        }
+        // Last: from now on the programs pay for them.
         let mut begun = false;
         if let Some(capture) = &mut self.capture {
-            for Found { pid, program, .. } in &found {
-                self.creators.attach(capture, *pid, program);
+            let duties = &mut self.probing.duties;
+            for (pid, program) in &programs {
+                self.creators.attach(capture, &mut duties.starts, *pid, program);
                 if traces_go(&self.options) {
-                    begun |= self
-                        .uprobes
-                        .attach(capture, &mut self.probing.duties, *pid, program);
+                    begun |= self.uprobes.attach(capture, duties, *pid, program);
                 }
             }
         }
         // At once: what begins before the probes are told has no record.
         if begun && let Err(error) = self.set_control() {
             log::warn!("the probes are not told to begin: {error:#}");
-        }
-        if self.options.collectors.go {
-            for Found {
-                pid,
-                program,
-                runtime,
-            } in found
-            {
-                match (program, runtime) {
-                    (Ok(program), Ok(runtime)) => self.go.open(pid, &program, runtime),
-                    (Err(error), _) | (_, Err(error)) => self.go.refuse(pid, &error),
-                }
-            }
         }
     }
 
@@ -388,7 +412,7 @@ impl Tracing {
         // At the end one that has just begun would else not be in the report.
         self.look_at_programs(all);
         let mut go = std::mem::take(&mut self.go);
-        go.take(all, || self.drain_records());
+        go.take(all, || self.meanwhile());
         self.go = go;
     }
 
@@ -546,6 +570,7 @@ impl Tracing {
         }
         let report = assembly.finish(|| {
             if !last {
+                self.meanwhile();
                 self.drain();
             }
         });

@@ -144,7 +144,8 @@ impl Places {
         match (group, &self.parks) {
             (Group::Locks, _) => capture.attach_go((pid, &self.file), &self.locks)?,
             (Group::Parks, Some(parks)) => capture.attach_parks((pid, &self.file), parks)?,
-            (Group::Parks, None) => return Ok(false),
+            // Those at `go` statements are put by who knows the places.
+            (Group::Parks, None) | (Group::Starts, _) => return Ok(false),
         }
         Ok(true)
     }

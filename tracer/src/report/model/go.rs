@@ -249,7 +249,7 @@ document! {
         pub total_ns: u64,
         /// 95 % confidence interval of it; null with too few snapshots.
         pub total_ci_ns: Option<[u64; 2]>,
-        /// How many were there on average.
+        /// How many were there on average; without samples in the time that the probes were there.
         pub mean: f64,
         /// With `--go-waits`: waits that began and ended here while the probes were there (`overhead.go_probes`).
         #[serde(default)]

@@ -95,13 +95,14 @@ impl View<'_> {
         let in_part = self.report.overhead.go_probes.iter().filter(part);
         in_part
             .flat_map(|probes| {
-                let what = if probes.group == "locks" {
-                    "Go's locks"
-                } else {
-                    "goroutines"
+                let what = match &*probes.group {
+                    "locks" => "waits for Go's locks",
+                    "dials" => "who asks for connections",
+                    "creators" => "who makes goroutines",
+                    _ => "waits of goroutines",
                 };
                 let mut text = format!(
-                    "waits of {what} seen for {} of {}, in {}",
+                    "{what} seen for {} of {}, in {}",
                     time(probes.covered_ns),
                     time(window_ns),
                     counted(u64::from(probes.parts), "part")

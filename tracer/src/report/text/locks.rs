@@ -25,6 +25,15 @@ pub(super) const fn is_channel(lock: &Lock) -> bool {
     matches!(lock.kind, LockKind::GoChan | LockKind::GoSelect)
 }
 
+/// What goroutines wait for, not threads.
+pub(super) const fn is_of_goroutines(lock: &Lock) -> bool {
+    is_channel(lock)
+        || matches!(
+            lock.kind,
+            LockKind::GoMutex | LockKind::GoRwmutex | LockKind::GoWaitgroup | LockKind::GoCond
+        )
+}
+
 impl View<'_> {
     /// Locks whose waits are contention, longest total first. Who waits for a channel mostly waits for work: they have a table of
     /// their own.
@@ -34,8 +43,25 @@ impl View<'_> {
             .iter()
             .filter(|lock| !lock.idle && !is_channel(lock))
             .collect();
-        found.sort_by_key(|lock| std::cmp::Reverse(lock.wait.total_ns));
+        found.sort_by(|a, b| self.whole_ns(b).total_cmp(&self.whole_ns(a)));
         found
+    }
+
+    /// What was seen for a part of the window is as long as it was in that part: to be put in order, not to be told.
+    fn whole_ns(&self, lock: &Lock) -> f64 {
+        let window_ns = self.report.window.duration_ns as f64;
+        let part = lock
+            .covered_ns
+            .map(|covered_ns| window_ns / covered_ns.max(1) as f64);
+        lock.wait.total_ns as f64 * part.unwrap_or(1.0)
+    }
+
+    /// For how long its waits were seen, where that was not all the time.
+    fn seen(&self, lock: &Lock) -> String {
+        lock.covered_ns.map_or_else(String::new, |covered_ns| {
+            let window = time(self.report.window.duration_ns);
+            format!(", seen for {} of {window}", time(covered_ns))
+        })
     }
 
     pub(super) fn locks(&self, rows: usize) -> Vec<String> {
@@ -98,7 +124,7 @@ impl View<'_> {
         let held = lock.utilisation.map_or_else(String::new, |held| {
             format!(", held {} of the time", percent(held))
         });
-        format!("waits in {waiter} → woken by {waker}{held}")
+        format!("waits in {waiter} → woken by {waker}{held}{}", self.seen(lock))
     }
 
     /// Its name; without one, its kind and address, or where it is waited for.
@@ -148,7 +174,7 @@ impl View<'_> {
             return listed;
         }
         let all = self.thread_time_ns();
-        let worth = |lock: &&&Lock| share(lock.wait.total_ns, all) >= WORTH;
+        let worth = |lock: &&&Lock| share(self.whole_ns(lock) as u64, all) >= WORTH;
         // They come longest first.
         match listed.iter().filter(worth).count() {
             0 => listed.truncate(FEW),
@@ -211,8 +237,9 @@ impl View<'_> {
         let mut lines = vec![self.page.line(2, &title)];
         let total = time(lock.wait.total_ns);
         let wait = format!(
-            "{}, {total} blocked: {}",
+            "{}, {total} blocked{}: {}",
             counted(lock.waits, "wait"),
+            self.seen(lock),
             self.spread(&lock.wait)
         );
         lines.extend(self.page.wrap(4, &wait));

@@ -3,6 +3,7 @@
 use super::View;
 use super::escape::{clean, name};
 use super::fds::is_suspect;
+use super::locks::is_of_goroutines;
 use super::page::Tone;
 use crate::report::model::{LockKind, Reason, Target, ThreadTime, Time};
 use crate::report::units::{GLUE, bytes, count, counted, p99_cell, percent, share, time};
@@ -165,12 +166,12 @@ impl View<'_> {
         )
     }
 
-    /// Blocked time of waits that are known to be idle.
+    /// Blocked time of threads that is known to be idle; while goroutines wait, their threads do something else.
     fn idle_ns(&self) -> u64 {
         let locks = self.report.locks.as_deref().unwrap_or_default();
         locks
             .iter()
-            .filter(|lock| lock.idle)
+            .filter(|lock| lock.idle && !is_of_goroutines(lock))
             .map(|lock| lock.wait.total_ns)
             .sum()
     }
