@@ -15,6 +15,8 @@
 
 #[path = "kernel/budget.rs"]
 mod budget;
+#[path = "kernel/diff.rs"]
+mod diff;
 #[path = "kernel/fds.rs"]
 mod fds;
 #[path = "kernel/go_descriptors.rs"]

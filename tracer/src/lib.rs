@@ -10,6 +10,8 @@ pub mod aggregate;
 pub mod analyse;
 pub mod capture;
 pub mod cli;
+pub mod diff;
+pub mod fail_on;
 pub mod go;
 pub mod proc;
 pub mod report;

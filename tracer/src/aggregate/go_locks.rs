@@ -40,6 +40,8 @@ pub struct GoLocks {
     channels: FxHashMap<StackId, u32>,
     room: Room,
     window_start_ns: u64,
+    /// Rows told by slice.
+    sliced: usize,
     folded: u64,
 }
 
@@ -50,6 +52,7 @@ impl Default for GoLocks {
             channels: FxHashMap::default(),
             room: Room::new(HISTOGRAMS_BYTES),
             window_start_ns: 0,
+            sliced: 0,
             folded: 0,
         }
     }
@@ -88,6 +91,8 @@ impl GoLocks {
         let times = u64::from(record.weight.max(1));
         let row = self.rows.entry(key).or_default();
         row.inside_ns = row.inside_ns.saturating_add(inside_ns.saturating_mul(times));
+        let at_ns = ended_ns.saturating_sub(self.window_start_ns);
+        row.slice(at_ns, waited_ns, times, &mut self.sliced);
         row.handed_over += times;
         row.tids.insert(record.goid as u32, SIDES_MAX);
         let waker = (waker_stack, tgid);
@@ -117,6 +122,7 @@ impl GoLocks {
     /// Begins a new window.
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
+        self.sliced = 0;
         self.rows.clear();
         self.channels.clear();
         self.room.clear();

@@ -8,6 +8,7 @@ pub mod goroutines;
 pub mod hist;
 pub mod reason;
 pub(crate) mod series;
+pub mod slices;
 pub mod threads;
 pub mod tids;
 pub(crate) mod verdict;

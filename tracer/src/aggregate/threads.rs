@@ -8,7 +8,10 @@ use tracer_ebpf::{
     wire::{Delays, Exit, TaskSnapshot, Wait, wait},
 };
 
-use super::hist::{Histogram, Room};
+use super::{
+    hist::{Histogram, Room},
+    slices::Slices,
+};
 use crate::report::model::Reason;
 
 /// Threads that have a row of their own; more are folded into one, counted.
@@ -82,8 +85,9 @@ impl Thread {
         blocked
     }
 
-    /// Takes the delays after those taken before.
-    fn take(&mut self, first: u64, len: u32, delays: &[u32], room: &mut Room) {
+    /// Takes the delays after those taken before; their number and sum.
+    fn take(&mut self, first: u64, len: u32, delays: &[u32], room: &mut Room) -> (u64, u64) {
+        let (mut count, mut total_ns) = (0, 0_u64);
         let skip = self.delays_taken.saturating_sub(first);
         let fresh = delays
             .iter()
@@ -92,6 +96,8 @@ impl Thread {
         for &delay in fresh {
             let (ns, woken) = delay::decode(delay);
             room.record_n(&mut self.delays, ns, 1);
+            count += 1;
+            total_ns = total_ns.saturating_add(ns);
             if woken {
                 self.woken += 1;
             } else {
@@ -99,6 +105,7 @@ impl Thread {
             }
         }
         self.delays_taken = self.delays_taken.max(first + u64::from(len));
+        (count, total_ns)
     }
 
     /// Sleeps without a record: short ones, whose reason nobody noted, and those not chosen. Sums since attach.
@@ -131,6 +138,9 @@ pub struct Threads {
     live: FxHashMap<u32, Thread>,
     /// For the live ones' histograms.
     room: Room,
+    /// All delays, by the time that they were told.
+    slices: Slices,
+    window_start_ns: u64,
     /// Threads that ended, folded together so that thread storms stay bounded.
     ended: FxHashMap<u32, Thread>,
     folded: u64,
@@ -143,6 +153,8 @@ impl Default for Threads {
         Self {
             live: FxHashMap::default(),
             room: Room::new(HISTOGRAMS_BYTES),
+            slices: Slices::default(),
+            window_start_ns: 0,
             ended: FxHashMap::default(),
             folded: 0,
             ends: None,
@@ -172,6 +184,7 @@ impl Threads {
             let queued_ns = record.header.ts_ns.saturating_sub(record.wake_ns);
             room.record_n(&mut thread.delays, queued_ns, 1);
             thread.woken += 1;
+            self.slice(record.header.ts_ns, 1, queued_ns);
         }
         self.keep_in_room();
     }
@@ -179,7 +192,8 @@ impl Threads {
     /// Delays that ended no wait of a record.
     pub fn on_delays(&mut self, record: &Delays) {
         if let Some((thread, room)) = self.thread(record.header.tgid, record.header.tid) {
-            thread.take(record.first, record.len, &record.delays, room);
+            let (count, total_ns) = thread.take(record.first, record.len, &record.delays, room);
+            self.slice(record.header.ts_ns, count, total_ns);
         }
         self.keep_in_room();
     }
@@ -199,7 +213,9 @@ impl Threads {
         thread.unrecorded(snapshot.short_ns, snapshot.skipped_ns);
         // Otherwise they are in a record by now.
         if snapshot.delays_first == snapshot.delays_first_again {
-            thread.take(snapshot.delays_first, snapshot.delays_len, &snapshot.delays, room);
+            let (first, len) = (snapshot.delays_first, snapshot.delays_len);
+            let (count, total_ns) = thread.take(first, len, &snapshot.delays, room);
+            self.slice(snapshot.ts_ns, count, total_ns);
         }
         self.keep_in_room();
     }
@@ -250,6 +266,17 @@ impl Threads {
         Some((thread, &mut self.room))
     }
 
+    fn slice(&mut self, now_ns: u64, count: u64, total_ns: u64) {
+        let at_ns = now_ns.saturating_sub(self.window_start_ns);
+        self.slices.add(at_ns, count, total_ns);
+    }
+
+    /// All delays by slice.
+    #[must_use]
+    pub const fn slices(&self) -> &Slices {
+        &self.slices
+    }
+
     fn keep_in_room(&mut self) {
         while self.room.is_full() {
             let live = self.live.values_mut();
@@ -280,7 +307,9 @@ impl Threads {
     }
 
     /// Begins a new window.
-    pub fn reset(&mut self) {
+    pub fn reset(&mut self, now_ns: u64) {
+        self.window_start_ns = now_ns;
+        self.slices = Slices::default();
         self.ended.clear();
         self.room.clear();
         for thread in self.live.values_mut() {
@@ -315,7 +344,7 @@ mod tests {
         let expected = [(Reason::Futex, 105), (Reason::Sleep, 35), (Reason::Other, 5)];
         assert_eq!(blocked, expected.into_iter().collect());
         // In the next window none was chosen.
-        threads.reset();
+        threads.reset(0);
         threads.thread(1, 2).unwrap().0.unrecorded(5, 107);
         assert_eq!(
             threads.get(2).unwrap().blocked(),
@@ -350,7 +379,7 @@ mod tests {
         let thread = threads.get(2).unwrap();
         assert_eq!(thread.delays.count(), DELAYS as u64);
         assert_eq!((thread.woken, thread.preempted), (16, 48));
-        threads.reset();
+        threads.reset(0);
         let (thread, room) = threads.thread(1, 2).unwrap();
         thread.take(64, 1, &delays, room);
         assert_eq!(threads.get(2).unwrap().delays.count(), 1);

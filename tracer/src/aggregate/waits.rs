@@ -9,6 +9,7 @@ use tracer_ebpf::{
 use super::{
     hist::{Histogram, Room},
     reason::INTERRUPTIBLE,
+    slices::Slices,
     tids::Tids,
 };
 use crate::{
@@ -22,6 +23,8 @@ const ROWS_MAX: usize = 32_768;
 pub(super) const SIDES_MAX: usize = 256;
 /// Memory for the histograms of all rows: with 10,000 rows of all lengths it leaves them buckets of 6 %.
 const HISTOGRAMS_BYTES: usize = 20 << 20;
+/// Rows that are told by slice; where there are more, a lock may not be.
+pub(super) const SLICED_MAX: usize = 4096;
 /// A time-out is measured from the call's entry, which lies a little before the switch-out.
 const DEADLINE_SLACK_NS: u64 = 1_000_000;
 
@@ -59,6 +62,8 @@ pub struct Row {
     pub unknown: u64,
     /// Time blocked inside the window.
     pub inside_ns: u64,
+    /// Sums of `wait` by the time of their end.
+    pub slices: Slices,
     /// (stack, process) of who ended them, and how often.
     pub wakers: FxHashMap<(StackId, u32), u64>,
     /// Threads that slept here.
@@ -79,11 +84,24 @@ impl Row {
         }
     }
 
+    /// Waits ended so long after the window's start; `sliced` rows are told by slice.
+    pub(super) fn slice(&mut self, at_ns: u64, ns: u64, times: u64, sliced: &mut usize) {
+        if !self.slices.is_kept() {
+            if *sliced >= SLICED_MAX {
+                self.slices.give_up();
+                return;
+            }
+            *sliced += 1;
+        }
+        self.slices.record(at_ns, ns, times);
+    }
+
     /// Adds another row's sleeps.
     pub fn merge(&mut self, other: &Self) {
         self.wait.merge(&other.wait);
         self.run_queue.merge(&other.run_queue);
         self.inside_ns += other.inside_ns;
+        self.slices.merge(&other.slices);
         self.handed_over += other.handed_over;
         self.timed_out += other.timed_out;
         self.interrupted += other.interrupted;
@@ -112,6 +130,8 @@ pub struct Waits {
     room: Room,
     min_wait_ns: u64,
     window_start_ns: u64,
+    /// Rows told by slice.
+    sliced: usize,
     folded: u64,
 }
 
@@ -124,6 +144,7 @@ impl Waits {
             room: Room::new(HISTOGRAMS_BYTES),
             min_wait_ns,
             window_start_ns: 0,
+            sliced: 0,
             folded: 0,
         }
     }
@@ -151,10 +172,12 @@ impl Waits {
             Some(Waker::HandOver | Waker::Exit)
         );
         let inside_ns = blocked_ns.min(record.wake_ns.saturating_sub(self.window_start_ns));
-        let (row, room) = self.row(record, reason, futex, stack);
+        let at_ns = record.wake_ns.saturating_sub(self.window_start_ns);
+        let (row, room, sliced) = self.row(record, reason, futex, stack);
         let times = u64::from(record.weight.max(1));
         row.inside_ns = row.inside_ns.saturating_add(inside_ns.saturating_mul(times));
         room.record_n(&mut row.wait, blocked_ns, times);
+        row.slice(at_ns, blocked_ns, times, sliced);
         if has_wake {
             let queued_ns = record.header.ts_ns.saturating_sub(record.wake_ns);
             room.record_n(&mut row.run_queue, queued_ns, times);
@@ -188,7 +211,7 @@ impl Waits {
         reason: Reason,
         futex: Option<FutexWait>,
         stack: StackId,
-    ) -> (&mut Row, &mut Room) {
+    ) -> (&mut Row, &mut Room, &mut usize) {
         let mut key = Key {
             tgid: record.header.tgid,
             reason,
@@ -210,7 +233,11 @@ impl Waits {
                 ..key
             };
         }
-        (self.rows.entry(key).or_default(), &mut self.room)
+        (
+            self.rows.entry(key).or_default(),
+            &mut self.room,
+            &mut self.sliced,
+        )
     }
 
     /// All rows.
@@ -227,6 +254,7 @@ impl Waits {
     /// Begins a new window.
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
+        self.sliced = 0;
         self.rows.clear();
         self.room.clear();
     }

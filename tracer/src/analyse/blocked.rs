@@ -18,6 +18,7 @@ pub fn blocked(
     waits: &Waits,
     names: &mut Names<'_>,
     kernel_stack: impl Fn(u32) -> Vec<u64>,
+    window_ns: u64,
 ) -> (Vec<Blocked>, u64) {
     let mut rows: Vec<(&Key, &Row)> = waits
         .rows()
@@ -41,6 +42,7 @@ pub fn blocked(
                 .ok()
                 .map(|id| names.kernel(&kernel_stack(id)))
                 .filter(|stack| !stack.is_empty()),
+            slices: row.slices.report(window_ns),
         })
         .collect();
     (listed, left_out)

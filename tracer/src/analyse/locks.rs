@@ -111,7 +111,13 @@ pub struct Go<'a> {
 }
 
 /// Puts the futex waits, if any are to be, and those of goroutines together. `is_go` tells which processes are Go programs.
-pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) -> Locks {
+pub fn locks(
+    waits: Option<&Waits>,
+    go: Go<'_>,
+    names: &mut Names<'_>,
+    is_go: impl Fn(u32) -> bool,
+    window_ns: u64,
+) -> Locks {
     let mut members: Vec<Member<'_>> = waits
         .into_iter()
         .flat_map(Waits::rows)
@@ -151,6 +157,7 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
     };
     for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
         lock.id = format!("l{}", index + 1);
+        lock.slices = row.slices.report(window_ns);
         let users = Users {
             waiters: row.tids.into_iter().collect(),
             wakers: row.waker_tids.into_iter().collect(),
@@ -366,6 +373,7 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built 
         hold: None,
         utilisation: None,
         covered_ns: first.and_then(|first| first.covered_ns),
+        slices: None,
     };
     (lock, sum, words)
 }

@@ -124,7 +124,12 @@ fn add(sum: &mut ThreadTime, row: &ThreadTime) {
 
 /// Run-queue delays of all threads, ended ones included.
 #[must_use]
-pub fn run_queue(threads: &Threads, live: &LiveThreads, throttled: Option<Throttling>) -> RunQueue {
+pub fn run_queue(
+    threads: &Threads,
+    live: &LiveThreads,
+    throttled: Option<Throttling>,
+    window: &Window,
+) -> RunQueue {
     let mut all = Histogram::new();
     let (mut preempted, mut woken) = (0, 0);
     let mut rows: Vec<(u32, &Histogram)> = Vec::new();
@@ -157,5 +162,6 @@ pub fn run_queue(threads: &Threads, live: &LiveThreads, throttled: Option<Thrott
         woken,
         throttled_ns: throttled.map(|throttled| throttled.ns),
         throttled_periods: throttled.map(|throttled| throttled.periods),
+        slices: threads.slices().report(window.ns()),
     }
 }

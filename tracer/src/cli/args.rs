@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::fail_on::{On, help};
+
 /// Says why a running process is slow at the tail and what it leaks, without a restart or a code change.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,6 +21,7 @@ use clap::{Parser, Subcommand, ValueEnum};
   sudo ctrace --only locks,sched -p 1234 no cost on other processes' system calls
   sudo ctrace -- ./server --port 8080    start a command and trace it from its first instruction
   ctrace report out.json                 the text report of a saved JSON
+  ctrace diff before.json after.json     what changed, and whether that is significant
 
 OVERHEAD: each sleep of a thread of the target costs a few microseconds (its stack is copied), each descriptor opened
 about one. With descriptors on, every system call of every process on the host pays some nanoseconds; leave them out
@@ -92,6 +95,10 @@ pub struct TraceArgs {
     /// much of the time as fits 2 % of one CPU, or a fifth of --budget
     #[arg(long)]
     pub go_creators: bool,
+    /// Exit with status 1 when this holds, such as lock.p99>5ms, fd.leaks>0 or finding>=high (repeatable, or joined by commas: one is
+    /// enough); with -i, of any interval. `ctrace report --help` lists what can be asked for
+    #[arg(long, value_name = "EXPR")]
+    pub fail_on: Vec<String>,
     /// Plain output, no live screen (there is none yet: accepted for scripts)
     #[arg(long)]
     pub no_tui: bool,
@@ -123,22 +130,91 @@ pub enum Color {
 /// What to do instead of tracing.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the text report of a saved JSON report
-    Report {
-        /// A JSON report, or lines of them (the last one is shown)
-        file: PathBuf,
-        /// Whole stacks, all rows, and the probes
-        #[arg(short, long)]
-        verbose: bool,
-    },
+    /// Print the report of a saved JSON report again, as text or JSON
+    #[command(after_help = metrics(On::Report))]
+    Report(ReportArgs),
+    /// Compare two saved JSON reports: what changed, and is it significant
+    #[command(after_help = metrics(On::Diff))]
+    Diff(DiffArgs),
     /// Print the JSON Schema of the report
-    Schema,
+    Schema {
+        /// That of `ctrace diff --json`
+        #[arg(long)]
+        diff: bool,
+    },
     /// Puts back what --go-write wrote; ctrace starts it
     #[command(hide = true)]
     GoWriteWatchdog {
         /// The process written to, for those who look at lists of processes
         pid: u32,
     },
+}
+
+/// How to show a saved report.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// A JSON report, or lines of them (the last one is shown)
+    pub file: PathBuf,
+    /// The JSON again instead of text, to FILE, or to standard output with `-` or nothing
+    #[arg(short, long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<PathBuf>,
+    /// Rows per table [default: as when it was traced]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub top: Option<u32>,
+    /// Exit with status 1 when this holds, such as lock.p99>5ms (repeatable, or joined by commas); of several reports in the file,
+    /// for any
+    #[arg(long, value_name = "EXPR")]
+    pub fail_on: Vec<String>,
+    /// Colour the text
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Whole stacks, all rows, and the probes
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// How to compare.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// The first run: a JSON report, or lines of them (-i)
+    pub before: PathBuf,
+    /// The second run
+    pub after: PathBuf,
+    /// JSON to FILE, or to standard output with `-` or nothing
+    #[arg(short, long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<PathBuf>,
+    /// Compare only these: any of locks, fds, sched, io, go [default: all that both runs have]
+    #[arg(long, value_name = "LIST")]
+    pub only: Option<String>,
+    /// Rows per table
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub top: u32,
+    /// Work done in either run, such as requests: rates are then compared per unit of it, not per second
+    #[arg(long, value_name = "BEFORE,AFTER")]
+    pub load: Option<String>,
+    /// Smaller changes are none, however certain
+    #[arg(long, value_name = "P%", default_value = "20%")]
+    pub margin: String,
+    /// By how much runs of one program are taken to differ (standard deviation), beside what each run shows
+    #[arg(long, value_name = "P%", default_value = "10%")]
+    pub noise: String,
+    /// Exit with status 1 when this holds, such as worse>0 (repeatable, or joined by commas)
+    #[arg(long, value_name = "EXPR")]
+    pub fail_on: Vec<String>,
+    /// Colour the text
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// What is unchanged or cannot be told, too
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn metrics(on: On) -> String {
+    format!(
+        "--fail-on EXPR is METRIC OPERATOR VALUE with an operator of > >= < <= = !=, and a METRIC of\n{}\n\nTimes have a unit (5ms), parts are \
+         percents (3%). What is not known makes no condition true, and is said.",
+        help(on)
+    )
 }
 
 #[cfg(test)]
@@ -155,5 +231,10 @@ mod tests {
     #[test]
     fn help_is_reviewed() {
         insta::assert_snapshot!(Args::command().render_long_help().to_string());
+        for name in ["report", "diff"] {
+            let mut command = Args::command();
+            let command = command.find_subcommand_mut(name).unwrap();
+            insta::assert_snapshot!(format!("help_{name}"), command.render_help().to_string());
+        }
     }
 }

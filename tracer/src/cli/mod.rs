@@ -3,23 +3,20 @@
 pub mod args;
 pub mod go_write;
 pub mod options;
+pub mod saved;
 pub mod targets;
 
 use std::{
-    fs,
     io::{self, Write as _},
-    path::Path,
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use self::args::{Args, Command};
 use crate::report::{
-    model::Report,
-    schema::schema,
-    text::{TextOptions, render},
+    schema::{diff_schema, schema},
     write::ignore_broken_pipe,
 };
 
@@ -46,9 +43,11 @@ pub fn main() -> ExitCode {
     log_to_stderr(args.trace.verbose);
     let result = match &args.command {
         None => crate::session::run(&args.trace),
-        Some(Command::Report { file, verbose }) => show(file, *verbose).map(|()| ExitCode::SUCCESS),
+        Some(Command::Report(args)) => saved::report(args),
+        Some(Command::Diff(args)) => saved::diff(args),
         Some(Command::GoWriteWatchdog { .. }) => return crate::session::watchdog::main(),
-        Some(Command::Schema) => print(&schema()).map(|()| ExitCode::SUCCESS),
+        Some(Command::Schema { diff: true }) => print(&diff_schema()).map(|()| ExitCode::SUCCESS),
+        Some(Command::Schema { diff: false }) => print(&schema()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
@@ -96,36 +95,4 @@ fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     ignore_broken_pipe(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
         .context("cannot write to standard output")
-}
-
-/// Largest saved report that is read.
-const SAVED_MAX: u64 = 1 << 30;
-
-fn show(file: &Path, verbose: bool) -> Result<()> {
-    let size = fs::metadata(file)
-        .with_context(|| format!("cannot read {}", file.display()))?
-        .len();
-    if size > SAVED_MAX {
-        bail!("{} is larger than any report", file.display());
-    }
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let parsed = serde_json::from_str(&text).or_else(|error| {
-        // Lines of an interval report: the last one.
-        text.lines()
-            .rfind(|line| !line.trim().is_empty())
-            .map_or(Err(error), serde_json::from_str)
-    });
-    let report: Report = parsed.with_context(|| {
-        format!(
-            "{} is no report of ctrace: write one with `ctrace --pid N --json FILE`",
-            file.display()
-        )
-    })?;
-    let options = TextOptions {
-        width: crate::session::output::width(),
-        color: false,
-        top: report.options.top.max(1) as usize,
-        verbose,
-    };
-    print(render(&report, &options).trim_end())
 }

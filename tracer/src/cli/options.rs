@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, bail, ensure};
 
 use super::{args::TraceArgs, go_write::GoWrite};
-use crate::capture::plan::Collectors;
+use crate::{
+    capture::plan::Collectors,
+    fail_on::{self, Condition},
+};
 
 /// Where JSON goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub struct Options {
     pub budget: Option<f64>,
     /// One sleep in so many is recorded, whatever the cost.
     pub sample: u32,
+    /// Conditions that make the exit status 1.
+    pub fail_on: Vec<Condition>,
 }
 
 /// Longest time that may be asked for: ten years.
@@ -107,6 +112,7 @@ impl Options {
             shadow: one_in("CTRACE_SHADOW", SHADOW)?,
             budget: args.budget.as_deref().map(budget).transpose()?,
             sample: one_in("CTRACE_SAMPLE", 1)?.max(1),
+            fail_on: fail_on::parse(&args.fail_on, fail_on::On::Report)?,
         })
     }
 }
@@ -142,7 +148,7 @@ fn duration(name: &str, text: &str) -> Result<Duration> {
     }
 }
 
-fn collectors(list: &str) -> Result<Collectors> {
+pub(super) fn collectors(list: &str) -> Result<Collectors> {
     let mut chosen = Collectors {
         locks: false,
         fds: false,

@@ -1,5 +1,6 @@
 //! The report: its data, and its renderings.
 
+pub mod diff;
 pub mod frames;
 pub mod go_write;
 pub mod hist;

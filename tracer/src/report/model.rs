@@ -35,6 +35,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use {document, words};
+
 // After the macros, which it uses.
 mod go;
 
@@ -365,6 +367,20 @@ document! {
         /// what was seen, so that a rate or a share is of this time. Null: the whole window.
         #[serde(default)]
         pub covered_ns: Option<u64>,
+        /// `wait` by time; null when there was no room for all its waits.
+        #[serde(default)]
+        pub slices: Option<Slices>,
+    }
+
+    /// Sums over equal parts of the window, by when waits ended. How much they differ from part to part is what `ctrace diff` judges
+    /// by: waits come in bursts, so their number alone does not tell by how much two runs of one program may differ.
+    pub struct Slices {
+        /// Length of a part; the last one may be cut by the window's end.
+        pub slice_ns: u64,
+        /// Waits that ended in each.
+        pub counts: Vec<u64>,
+        /// Their time.
+        pub totals_ns: Vec<u64>,
     }
 
     /// How sleeps ended.
@@ -433,6 +449,9 @@ document! {
         pub peer: Option<String>,
         /// Kernel functions, leaf first; only for uninterruptible sleeps and unknown reasons.
         pub kernel_stack: Option<Vec<String>>,
+        /// `wait` by time; null when there was no room for all its waits.
+        #[serde(default)]
+        pub slices: Option<Slices>,
     }
 
     /// Where the time of the targets' threads went.
@@ -482,6 +501,9 @@ document! {
         pub throttled_ns: Option<u64>,
         /// Periods in which it did.
         pub throttled_periods: Option<u64>,
+        /// All delays by time; null when not known.
+        #[serde(default)]
+        pub slices: Option<Slices>,
     }
 
     /// One thread's delays.

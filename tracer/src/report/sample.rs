@@ -10,8 +10,8 @@ use super::model::{
     GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
     GoPoolUse, GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten,
     Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
-    Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, StackFrame, StackKey, StacksHad, Target,
-    ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
+    Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, Slices, StackFrame, StackKey, StacksHad,
+    Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -402,6 +402,7 @@ fn base() -> Report {
             woken: 1977,
             throttled_ns: Some(0),
             throttled_periods: Some(0),
+            slices: Some(slices(&times(2000, 3, 90))),
         }),
         waiting_now: Vec::new(),
         fds: Some(Fds {
@@ -425,8 +426,24 @@ fn base() -> Report {
     }
 }
 
+/// A distribution in equal parts, the first of which has what is left over.
+fn slices(wait: &Hist) -> Slices {
+    let spread = |whole: u64| {
+        let part = whole / 19;
+        let mut parts = vec![part; 19];
+        parts[0] = whole - 18 * part;
+        parts
+    };
+    Slices {
+        slice_ns: 1 << 29,
+        counts: spread(wait.count),
+        totals_ns: spread(wait.total_ns),
+    }
+}
+
 fn lock(id: &str, name: &str, kind: LockKind, wait: Hist) -> Lock {
     Lock {
+        slices: Some(slices(&wait)),
         id: id.to_owned(),
         pid: 4242,
         address: Some("0x55d0c0fe5040".to_owned()),
@@ -453,6 +470,7 @@ fn lock(id: &str, name: &str, kind: LockKind, wait: Hist) -> Lock {
 
 fn blocked(reason: Reason, stack: Option<&str>, wait: Hist) -> Blocked {
     Blocked {
+        slices: Some(slices(&wait)),
         reason,
         pid: 4242,
         stack: stack.map(str::to_owned),

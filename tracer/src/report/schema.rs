@@ -1,11 +1,18 @@
 //! The JSON Schema of a report.
 
-use super::model::Report;
+use super::{diff::Diff, model::Report};
 
 /// The JSON Schema (draft 2020-12) that every report validates against, pretty-printed.
 #[must_use]
 pub fn schema() -> String {
     let schema = schemars::schema_for!(Report);
+    serde_json::to_string_pretty(&schema).unwrap_or_default()
+}
+
+/// The JSON Schema of what `ctrace diff --json` writes.
+#[must_use]
+pub fn diff_schema() -> String {
+    let schema = schemars::schema_for!(Diff);
     serde_json::to_string_pretty(&schema).unwrap_or_default()
 }
 
@@ -19,6 +26,7 @@ mod tests {
     #[test]
     fn is_kept() {
         insta::assert_snapshot!("schema", schema());
+        insta::assert_snapshot!("diff_schema", diff_schema());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The report for a person: first one screen that answers, then the details.
 
 mod blocked;
+mod diff;
 mod escape;
 mod fds;
 mod findings;
@@ -13,6 +14,8 @@ mod page;
 mod screen;
 mod stack;
 mod threads;
+
+pub use diff::render_diff;
 
 use super::model::{Lock, Report, StackFrame, StackKey};
 use super::units::{GLUE, counted};

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::model::Report;
+use serde::Serialize;
 
 /// Writes `report` as one JSON document and a newline: on a single line (JSON Lines, with `-i`) or indented.
 ///
 /// Names in it are the target's choice and the reader may be a terminal: what is not printable is written `\uXXXX`,
 /// also where JSON would not ask for it (C1 controls, bidi controls).
-pub fn write_json(report: &Report, to: &mut dyn Write, one_line: bool) -> io::Result<()> {
+pub fn write_json<T: Serialize>(report: &T, to: &mut dyn Write, one_line: bool) -> io::Result<()> {
     let text = if one_line {
         serde_json::to_string(report)?
     } else {
@@ -70,7 +70,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::report::sample;
+    use crate::report::{model::Report, sample};
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777

@@ -251,7 +251,7 @@ impl Tracing {
         let collectors = options.collectors;
         let found_locks = (collectors.locks || collectors.go).then(|| {
             let waits = collectors.locks.then_some(&pipeline.waits);
-            locks::locks(waits, go_locks, &mut names, is_go)
+            locks::locks(waits, go_locks, &mut names, is_go, window.ns())
         });
         let nothing = locks::Locks::default();
         let waiting_now = waiting::waiting_now(
@@ -268,7 +268,7 @@ impl Tracing {
                     .map(|capture| capture.kernel_stack(id))
                     .unwrap_or_default()
             };
-            blocked::blocked(&pipeline.waits, &mut names, kernel_stack)
+            blocked::blocked(&pipeline.waits, &mut names, kernel_stack, window.ns())
         });
         let left_out = found_locks.as_ref().map_or(0, |locks| locks.left_out)
             + blocked.as_ref().map_or(0, |(_, left_out)| *left_out);
@@ -278,10 +278,14 @@ impl Tracing {
             .zip(edge.steal_ns)
             .map(|(after, before)| after.saturating_sub(before));
         let time = time::time(&pipeline.threads, &live, &window, steal_ns);
-        let run_queue = options
-            .collectors
-            .sched
-            .then(|| time::run_queue(&pipeline.threads, &live, snapshot::throttled(edge, after)));
+        let run_queue = options.collectors.sched.then(|| {
+            time::run_queue(
+                &pipeline.threads,
+                &live,
+                snapshot::throttled(edge, after),
+                &window,
+            )
+        });
         let fds = options.collectors.fds.then(|| {
             let starts = &pipeline.go_starts;
             fds(

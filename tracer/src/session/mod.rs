@@ -48,6 +48,9 @@ const SAMPLE: Duration = Duration::from_millis(250);
 /// A sign of life on stderr.
 const PROGRESS: Duration = Duration::from_secs(10);
 
+/// Status when a condition of `--fail-on` held.
+const FAILED_ON: ExitCode = ExitCode::FAILURE;
+
 /// Traces as the command line says. The process must still have one thread: see [`crate::capture::tracefs`].
 pub fn run(args: &TraceArgs) -> Result<ExitCode> {
     let options = Options::new(args)?;
@@ -146,10 +149,11 @@ async fn turn(tracing: &mut Tracing, mut output: Output, mut child: Option<&mut 
     // The report first: taking 45 system call tracepoints away costs the kernel a grace period each, seconds together.
     output.last(&report)?;
     tracing.detach();
-    Ok(match child {
+    let status = match child {
         Some(child) => child.finish()?,
         None => ExitCode::SUCCESS,
-    })
+    };
+    Ok(if output.has_failed() { FAILED_ON } else { status })
 }
 
 /// When the report was asked for, `CLOCK_MONOTONIC` ns.

@@ -13,6 +13,7 @@ use crate::{
         args::Color,
         options::{JsonTo, Options},
     },
+    fail_on::Watch,
     report::{
         model::Report,
         text::{TextOptions, render},
@@ -24,6 +25,7 @@ use crate::{
 pub struct Output {
     json: Option<Json>,
     text: Option<TextOptions>,
+    watch: Watch,
     quiet: bool,
     lines: bool,
     stdout_closed: bool,
@@ -52,17 +54,14 @@ impl Output {
         };
         let text = (!matches!(json, Some(Json::Stdout))).then(|| TextOptions {
             width: width(),
-            color: match color {
-                Color::Always => true,
-                Color::Never => false,
-                Color::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-            },
+            color: is_coloured(color),
             top: options.top as usize,
             verbose: options.verbose,
         });
         Ok(Self {
             json,
             text,
+            watch: Watch::new(options.fail_on.clone()),
             quiet: options.quiet,
             lines: options.interval.is_some(),
             stdout_closed: false,
@@ -75,6 +74,12 @@ impl Output {
             // A closed stderr is no reason to stop.
             let _ = writeln!(io::stderr(), "{line}");
         }
+    }
+
+    /// A condition of `--fail-on` held.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.watch.has_held()
     }
 
     /// A sign of life.
@@ -113,6 +118,8 @@ impl Output {
     }
 
     fn write(&mut self, report: &Report) -> Result<()> {
+        // Before anything can go wrong with the outputs: the exit status rests on it.
+        let (held, unknown) = self.watch.report(report);
         // The text first: a full disk must not take it along.
         if let Some(options) = &self.text {
             let text = render(report, options);
@@ -133,6 +140,13 @@ impl Output {
             }
             None => {}
         }
+        for line in unknown {
+            self.say(&format!("ctrace: {line}"));
+        }
+        for line in held {
+            // Also with -q: it is why the status is 1.
+            let _ = writeln!(io::stderr(), "ctrace: {line}");
+        }
         Ok(())
     }
 
@@ -141,6 +155,15 @@ impl Output {
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
         ignore_broken_pipe(result).context("cannot write to standard output")
+    }
+}
+
+/// Whether to colour what goes to standard output.
+pub fn is_coloured(color: Color) -> bool {
+    match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     }
 }
 

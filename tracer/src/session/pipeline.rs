@@ -394,7 +394,7 @@ impl Pipeline {
         self.window_start_ns = now_ns;
         self.waits.reset(now_ns);
         self.go_locks.reset(now_ns);
-        self.threads.reset();
+        self.threads.reset(now_ns);
     }
 }
 
