@@ -15,6 +15,8 @@
 
 #[path = "kernel/budget.rs"]
 mod budget;
+#[path = "kernel/deadlocks.rs"]
+mod deadlocks;
 #[path = "kernel/fds.rs"]
 mod fds;
 #[path = "kernel/go_descriptors.rs"]

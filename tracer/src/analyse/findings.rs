@@ -3,12 +3,13 @@
 mod go_proof;
 mod goroutines;
 mod pools;
+mod stuck;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{asked, locks::Locks, names::Names};
+use super::{asked, deadlocks::Stuck, locks::Locks, names::Names};
 use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
@@ -23,6 +24,8 @@ use crate::report::{
 pub struct Facts<'a> {
     /// Locks.
     pub locks: Option<&'a Locks>,
+    /// Threads that wait for what cannot come.
+    pub stuck: &'a Stuck,
     /// Go programs.
     pub go: &'a [Go],
     /// Descriptors.
@@ -62,6 +65,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         }
     }
     if let Some(locks) = facts.locks {
+        stuck::stuck(facts.stuck, &locks.locks, names, &mut found);
         for lock in &locks.locks {
             let of_go = matches!(lock.kind, LockKind::GoMutex | LockKind::GoRwmutex);
             let left_out = facts.short_left_out || (of_go && facts.locks_in_part);

@@ -9,6 +9,7 @@ use super::{
     go_locks, go_parks,
     names::Names,
     rules::{Class, Identity, classify},
+    waiting::Sleeper,
 };
 use crate::{
     aggregate::{
@@ -60,6 +61,8 @@ pub struct Locks {
     pub users: FxHashMap<String, Users>,
     /// Which lock a futex word belongs to.
     words: FxHashMap<(u32, u64), String>,
+    /// Which lock a group is.
+    groups: BTreeMap<Group, String>,
     /// Locks left out.
     pub left_out: u64,
 }
@@ -81,10 +84,73 @@ impl Locks {
     pub fn of_word(&self, tgid: u32, uaddr: u64) -> Option<&str> {
         self.words.get(&(tgid, uaddr)).map(String::as_str)
     }
+
+    /// The lock that a thread sleeps for now: one without a finished wait is added.
+    pub fn slept_on(&mut self, sleeper: &Sleeper, class: &Class, names: &mut Names<'_>) -> String {
+        let key = Key {
+            tgid: sleeper.pid,
+            reason: Reason::Futex,
+            uaddr: sleeper.uaddr.unwrap_or_default(),
+            pi: sleeper.pi,
+            stack: sleeper.stack,
+            kstack: -1,
+        };
+        if let (Identity::Word(_), Some(id)) = (class.identity, self.of_word(key.tgid, key.uaddr)) {
+            return id.to_owned();
+        }
+        let row = Row::default();
+        let member = Member {
+            key,
+            row: &row,
+            class: *class,
+        };
+        let group = match (
+            self.near(&key, class),
+            group(&member, &FxHashMap::default(), names),
+        ) {
+            (Some(near), _) => near,
+            (None, group) => group,
+        };
+        if let Some(id) = self.groups.get(&group) {
+            return id.clone();
+        }
+        self.add(build(group, &[member], names))
+    }
+
+    /// The object of several words that this one is a word of.
+    fn near(&self, key: &Key, class: &Class) -> Option<Group> {
+        let Identity::Word(span) = class.identity else {
+            return None;
+        };
+        let is_near = |group: &&Group| match group {
+            Group::Word { tgid, kind, base } => {
+                (*tgid, *kind) == (key.tgid, class.kind) && base.abs_diff(key.uaddr) <= span
+            }
+            Group::Code { .. } | Group::Process { .. } => false,
+        };
+        self.groups.keys().find(is_near).cloned()
+    }
+
+    /// Adds one as the last; its id.
+    fn add(&mut self, (group, mut lock, row, words): Built) -> String {
+        let id = format!("l{}", self.locks.len() + 1);
+        lock.id.clone_from(&id);
+        let users = Users {
+            waiters: row.tids.into_iter().collect(),
+            wakers: row.waker_tids.into_iter().collect(),
+            inside_ns: row.inside_ns,
+        };
+        self.users.insert(id.clone(), users);
+        self.words
+            .extend(words.into_iter().map(|word| (word, id.clone())));
+        self.groups.insert(group, id.clone());
+        self.locks.push(lock);
+        id
+    }
 }
 
 /// A lock, the sum of its rows, and its words.
-type Built = (Lock, Row, Vec<(u32, u64)>);
+type Built = (Group, Lock, Row, Vec<(u32, u64)>);
 
 #[derive(Clone, Copy)]
 struct Member<'a> {
@@ -127,25 +193,15 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
     }
     let mut built: Vec<Built> = groups
         .into_iter()
-        .map(|(group, members)| build(&group, &members, names))
+        .map(|(group, members)| build(group, &members, names))
         .collect();
-    built.sort_by(|a, b| (a.0.idle, b.0.wait.total_ns).cmp(&(b.0.idle, a.0.wait.total_ns)));
+    built.sort_by(|a, b| (a.1.idle, b.1.wait.total_ns).cmp(&(b.1.idle, a.1.wait.total_ns)));
     let mut result = Locks {
         left_out: built.len().saturating_sub(LOCKS_MAX) as u64,
         ..Locks::default()
     };
-    for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
-        lock.id = format!("l{}", index + 1);
-        let users = Users {
-            waiters: row.tids.into_iter().collect(),
-            wakers: row.waker_tids.into_iter().collect(),
-            inside_ns: row.inside_ns,
-        };
-        result.users.insert(lock.id.clone(), users);
-        result
-            .words
-            .extend(words.into_iter().map(|word| (word, lock.id.clone())));
-        result.locks.push(lock);
+    for one in built.into_iter().take(LOCKS_MAX) {
+        result.add(one);
     }
     result
 }
@@ -264,7 +320,7 @@ fn name_of(frame: Option<&StackFrame>) -> String {
         .unwrap_or_else(|| "code without a name".into())
 }
 
-fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built {
+fn build(group: Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built {
     let mut sum = Row::default();
     let mut waiters: FxHashMap<StackId, Waiter> = FxHashMap::default();
     for member in members {
@@ -302,7 +358,7 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built 
         })
         .collect();
     let first = members.first();
-    let (tgid, kind, address, name) = match group {
+    let (tgid, kind, address, name) = match &group {
         Group::Word { tgid, kind, base } => (
             *tgid,
             *kind,
@@ -350,7 +406,7 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built 
         hold: None,
         utilisation: None,
     };
-    (lock, sum, words)
+    (group, lock, sum, words)
 }
 
 /// A global by its symbol, else the mapping and offset, else where memory came from and who waited first.

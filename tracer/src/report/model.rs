@@ -623,6 +623,14 @@ document! {
 
     /// Threads that wait for each other.
     pub struct Deadlock {
+        /// Process.
+        pub pid: u32,
+        /// How it is known.
+        pub certainty: Certainty,
+        /// All of them have waited for so long at least.
+        pub waiting_ns: u64,
+        /// Other threads that wait for one of them, by way of others too.
+        pub behind: u64,
         /// In order: each waits for what the next holds.
         pub cycle: Vec<DeadlockLink>,
     }
@@ -852,6 +860,14 @@ words! {
         Churn,
         /// Too little seen, or losses forbid a verdict.
         Unknown,
+    }
+
+    /// How a deadlock is known.
+    pub enum Certainty {
+        /// The locks themselves say who holds them.
+        Proven,
+        /// Their holders are inferred: the locks do not say it, and one other thread only has their addresses at hand.
+        Probable,
     }
 
     /// How bad a finding is.

@@ -18,7 +18,7 @@ use crate::{
         fds::{FdTable, ReportInput},
         go_starts::GoStarts,
     },
-    analyse::{self, Window, blocked, findings, hints, locks, names::Names, time, waiting},
+    analyse::{self, Window, blocked, deadlocks, findings, hints, locks, names::Names, time, waiting},
     capture::{
         Capture,
         stats::{KernelTime, scaled},
@@ -245,10 +245,19 @@ impl Tracing {
             reasons: &uprobes.reasons,
         };
         let collectors = options.collectors;
-        let found_locks = (collectors.locks || collectors.go).then(|| {
+        let mut found_locks = (collectors.locks || collectors.go).then(|| {
             let waits = collectors.locks.then_some(&pipeline.waits);
             locks::locks(waits, go_locks, &mut names, is_go)
         });
+        let stuck = found_locks.as_mut().filter(|_| collectors.locks).map(|locks| {
+            deadlocks::look(&sleepers, locks, &mut names, &window, is_go, || {
+                capture
+                    .as_mut()
+                    .and_then(|capture| capture.tasks().ok())
+                    .unwrap_or_default()
+            })
+        });
+        let stuck = stuck.unwrap_or_default();
         let nothing = locks::Locks::default();
         let waiting_now = waiting::waiting_now(
             &sleepers,
@@ -309,6 +318,7 @@ impl Tracing {
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
+                stuck: &stuck,
                 go: &go,
                 fds: fds.as_ref(),
                 time: &time,
@@ -364,7 +374,7 @@ impl Tracing {
             go: (!go.is_empty()).then(|| go.remove(0)),
             go_others: go,
             memory: None,
-            deadlocks: Vec::new(),
+            deadlocks: stuck.deadlocks,
             findings,
             hints,
         }

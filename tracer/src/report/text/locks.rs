@@ -27,12 +27,12 @@ pub(super) const fn is_channel(lock: &Lock) -> bool {
 
 impl View<'_> {
     /// Locks whose waits are contention, longest total first. Who waits for a channel mostly waits for work: they have a table of
-    /// their own.
+    /// their own. Those that were waited for without an end are told by findings.
     pub(super) fn contended(&self) -> Vec<&Lock> {
         let locks = self.report.locks.as_deref().unwrap_or_default();
         let mut found: Vec<&Lock> = locks
             .iter()
-            .filter(|lock| !lock.idle && !is_channel(lock))
+            .filter(|lock| !lock.idle && !is_channel(lock) && lock.waits > 0)
             .collect();
         found.sort_by_key(|lock| std::cmp::Reverse(lock.wait.total_ns));
         found
