@@ -43,6 +43,8 @@ mod goroutines;
 mod goroutines_grammar;
 #[path = "kernel/goroutines_leaks.rs"]
 mod goroutines_leaks;
+#[path = "kernel/holds.rs"]
+mod holds;
 #[path = "kernel/locks.rs"]
 mod locks;
 #[path = "kernel/memos.rs"]

@@ -335,9 +335,11 @@ fn contended(
             count(lock.waits)
         ),
         detail: format!(
-            "waited for in {waiter}{released}; p50 {}, p99 {}",
+            "waited for in {waiter}{}{released}; p50 {}, p99 {}{}",
+            taken(lock),
             duration(p50),
-            duration(p99)
+            duration(p99),
+            held(lock, names)
         ),
         evidence: evidence(&[
             ("waits", json!(lock.waits)),
@@ -345,12 +347,49 @@ fn contended(
             ("p50_ns", json!(p50)),
             ("p99_ns", json!(p99)),
             ("max_ns", json!(lock.wait.max_ns)),
+            ("utilisation", json!(lock.utilisation)),
+            ("hold_p50_ns", json!(lock.hold.as_ref().map(|hold| hold.p50_ns))),
             (who, json!(all)),
         ]),
         remedy: remedy(lock.kind).into(),
         stack: lock.waiters.first().and_then(|waiter| waiter.stack.clone()),
         lock: Some(lock.id.clone()),
     });
+}
+
+/// Utilisation from which waits grow faster than the load.
+const KNEE: f64 = 0.8;
+/// Share of the time held from which what its holders slept for is worth a word.
+const HELD_OVER: f64 = 0.3;
+
+/// How much of the time it is taken.
+fn taken(lock: &Lock) -> String {
+    let Some(taken) = lock.utilisation.filter(|taken| *taken >= 0.1) else {
+        return String::new();
+    };
+    let knee = if taken >= KNEE { ", past the knee" } else { "" };
+    format!("; taken at least {} of the time{knee}", plain(&percent(taken)))
+}
+
+/// What its holders do.
+fn held(lock: &Lock, names: &mut Names<'_>) -> String {
+    let Some(hold) = &lock.hold else {
+        return String::new();
+    };
+    let mut text = format!("; held for {} (p50)", duration(hold.p50_ns));
+    let over = lock.holders.iter().find(|row| row.state == "blocked");
+    if let Some((row, reason)) = over.and_then(|row| Some((row, row.reason?))) {
+        let share = row.total_ns as f64 / hold.total_ns.max(1) as f64;
+        if share >= HELD_OVER {
+            let reason = json!(reason).as_str().unwrap_or_default().replace('_', " ");
+            let place = function(names, row.stack.as_ref());
+            text.push_str(&format!(
+                ", {} of it asleep in {place} ({reason})",
+                plain(&percent(share))
+            ));
+        }
+    }
+    text
 }
 
 /// Share of the wakes from which a function is named beside the first.

@@ -14,13 +14,14 @@ use super::{
 use crate::{
     aggregate::{
         go_locks::GoLocks,
+        holds::{Account, Doing, Holds},
         waits::{Key, Row, Waits},
     },
     go::locks::LockLayout,
     report::{
         frames::app_function,
         hist::hist,
-        model::{Lock, LockKind, Reason, StackFrame, Waiter, WakerRow},
+        model::{Holder, Lock, LockKind, Reason, StackFrame, Waiter, WakerRow},
     },
     stacks::{AddressKind, StackId},
 };
@@ -103,6 +104,7 @@ impl Locks {
             key,
             row: &row,
             class: *class,
+            word: key.uaddr,
         };
         let group = match (
             self.near(&key, class),
@@ -157,6 +159,8 @@ struct Member<'a> {
     key: Key,
     row: &'a Row,
     class: Class,
+    /// The word that holds are known by.
+    word: u64,
 }
 
 /// Waits of goroutines, and what is known of their programs.
@@ -170,8 +174,25 @@ pub struct Go<'a> {
     pub reasons: &'a FxHashMap<u32, Vec<String>>,
 }
 
+/// Who held what, by threads and by goroutines; `None` where what was seen has gaps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held<'a> {
+    /// By threads.
+    pub threads: Option<&'a Holds>,
+    /// By goroutines.
+    pub goroutines: Option<&'a Holds>,
+    /// Time that was looked at.
+    pub window_ns: u64,
+}
+
 /// Puts the futex waits, if any are to be, and those of goroutines together. `is_go` tells which processes are Go programs.
-pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: impl Fn(u32) -> bool) -> Locks {
+pub fn locks(
+    waits: Option<&Waits>,
+    go: Go<'_>,
+    held: Held<'_>,
+    names: &mut Names<'_>,
+    is_go: impl Fn(u32) -> bool,
+) -> Locks {
     let mut members: Vec<Member<'_>> = waits
         .into_iter()
         .flat_map(Waits::rows)
@@ -180,6 +201,7 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
             key: *key,
             row,
             class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)),
+            word: key.uaddr,
         })
         .collect();
     adopt(&mut members);
@@ -193,7 +215,11 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
     }
     let mut built: Vec<Built> = groups
         .into_iter()
-        .map(|(group, members)| build(group, &members, names))
+        .map(|(group, members)| {
+            let mut built = build(group, &members, names);
+            add_holds(&mut built.1, &members, held, names);
+            built
+        })
         .collect();
     built.sort_by(|a, b| (a.1.idle, b.1.wait.total_ns).cmp(&(b.1.idle, a.1.wait.total_ns)));
     let mut result = Locks {
@@ -228,6 +254,7 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
             },
             row,
             class,
+            word: key.address,
         };
         Some((key.address, member))
     };
@@ -407,6 +434,66 @@ fn build(group: Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built {
         utilisation: None,
     };
     (group, lock, sum, words)
+}
+
+/// Places of holders told of one lock.
+const HOLDERS_MAX: usize = 16;
+
+/// What its holders did, and how much of the time it was taken.
+fn add_holds(lock: &mut Lock, members: &[Member<'_>], held: Held<'_>, names: &mut Names<'_>) {
+    let (seen, whole) = match lock.kind {
+        LockKind::Mutex | LockKind::Pi => (held.threads, true),
+        // Of one that many may hold together the first to come is not the last to go.
+        LockKind::Rwlock => (held.threads, false),
+        LockKind::GoMutex => (held.goroutines, true),
+        LockKind::GoRwmutex => (held.goroutines, false),
+        _ => return,
+    };
+    let Some(seen) = seen else { return };
+    let mut words: Vec<(u32, u64)> = members
+        .iter()
+        .map(|member| (member.key.tgid, member.word))
+        .collect();
+    words.sort_unstable();
+    words.dedup();
+    let mut sum: Option<Account> = None;
+    for account in words.into_iter().filter_map(|word| seen.of(word)) {
+        match &mut sum {
+            Some(sum) => sum.merge(&account),
+            None => sum = Some(account),
+        }
+    }
+    let Some(sum) = sum else { return };
+    let taken = sum.waited_for_ns() as f64 / held.window_ns.max(1) as f64;
+    lock.utilisation = Some(taken.min(1.0));
+    if !whole || sum.hold.count() == 0 {
+        return;
+    }
+    lock.hold = Some(hist(&sum.hold));
+    if lock.kind == LockKind::GoMutex {
+        // Where goroutines sleep while they hold it is not seen.
+        return;
+    }
+    let mut places: Vec<_> = sum.places.into_iter().collect();
+    places.sort_by_key(|&(place, (ns, _))| (std::cmp::Reverse(ns), place));
+    lock.holders = places
+        .into_iter()
+        .take(HOLDERS_MAX)
+        .map(|((doing, stack), (total_ns, holder))| {
+            let (state, reason) = match doing {
+                Doing::Running => ("running", None),
+                Doing::Runnable => ("runnable", None),
+                Doing::Blocked(reason) => ("blocked", Some(reason)),
+            };
+            Holder {
+                stack: names.key(stack),
+                tid: holder as u32,
+                total_ns,
+                state: state.to_owned(),
+                reason,
+            }
+        })
+        .collect();
 }
 
 /// A global by its symbol, else the mapping and offset, else where memory came from and who waited first.

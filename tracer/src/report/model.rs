@@ -354,11 +354,11 @@ document! {
         pub waiters: Vec<Waiter>,
         /// Who ended the waits.
         pub wakers: Vec<WakerRow>,
-        /// Who held it, where it can be seen.
+        /// What was done while it was held, as far as holds were seen; longest first.
         pub holders: Vec<Holder>,
-        /// Hold times; null when they cannot be seen.
+        /// The holds that can be seen: those between two wake-ups with somebody asleep all the time. Null without any.
         pub hold: Option<Hist>,
-        /// Share of the window in which it was held; null when it cannot be seen.
+        /// Share of the window in which somebody slept for it, so that it was taken: it was so at least. Null when that is not known.
         pub utilisation: Option<f64>,
     }
 
@@ -396,16 +396,18 @@ document! {
         pub wakes: u64,
     }
 
-    /// Holds of one stack.
+    /// What threads did in one place while they held a lock, as far as holds were seen.
     pub struct Holder {
-        /// Where; null when no stack could be taken.
+        /// Where they slept; where they released it, when they ran; null when no stack could be taken.
         pub stack: Option<StackKey>,
-        /// Thread.
+        /// The last of these threads.
         pub tid: u32,
         /// Time held.
         pub total_ns: u64,
-        /// `running`, `runnable` or `blocked`.
+        /// `running` (or wanting to, since it was preempted), `runnable` (woken, without a CPU yet) or `blocked`.
         pub state: String,
+        /// Why blocked.
+        pub reason: Option<Reason>,
     }
 
     /// Sleeps of one reason from one stack.

@@ -653,6 +653,7 @@ fn contended_locks() -> Vec<Lock> {
                 tid: 4250,
                 total_ns: 9300 * MS,
                 state: "blocked".to_owned(),
+                reason: Some(Reason::FileIo),
             }],
             hold: Some(times(9100, 200, 1800)),
             utilisation: Some(0.93),

@@ -1,6 +1,6 @@
 //! A report put together from the state of a run.
 
-use std::{cell::RefCell, io};
+use std::{cell::RefCell, io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use rustc_hash::FxHashMap;
@@ -33,6 +33,9 @@ use crate::{
     },
     stacks::StackId,
 };
+
+/// With longer waits left out, a thread that got a lock cannot be told from one that lost the race for it.
+const SHORT_WAIT: Duration = Duration::from_micros(10);
 
 /// A report that is being put together.
 pub(super) enum Assembly {
@@ -245,9 +248,16 @@ impl Tracing {
             reasons: &uprobes.reasons,
         };
         let collectors = options.collectors;
+        // Holds follow from waits that are all seen.
+        let all_waits = losses.ring_full == 0 && !budget.leaves_short_out() && options.min_wait <= SHORT_WAIT;
+        let held = locks::Held {
+            threads: all_waits.then_some(&pipeline.holds),
+            goroutines: (losses.ring_full == 0).then_some(&pipeline.go_holds),
+            window_ns: window.ns(),
+        };
         let mut found_locks = (collectors.locks || collectors.go).then(|| {
             let waits = collectors.locks.then_some(&pipeline.waits);
-            locks::locks(waits, go_locks, &mut names, is_go)
+            locks::locks(waits, go_locks, held, &mut names, is_go)
         });
         let stuck = found_locks.as_mut().filter(|_| collectors.locks).map(|locks| {
             deadlocks::look(&sleepers, locks, &mut names, &window, is_go, || {
