@@ -15,6 +15,8 @@
 
 #[path = "kernel/budget.rs"]
 mod budget;
+#[path = "kernel/deadlocks.rs"]
+mod deadlocks;
 #[path = "kernel/diff.rs"]
 mod diff;
 #[path = "kernel/fds.rs"]
@@ -43,6 +45,8 @@ mod goroutines;
 mod goroutines_grammar;
 #[path = "kernel/goroutines_leaks.rs"]
 mod goroutines_leaks;
+#[path = "kernel/holds.rs"]
+mod holds;
 #[path = "kernel/locks.rs"]
 mod locks;
 #[path = "kernel/memos.rs"]

@@ -27,7 +27,9 @@ pub(crate) fn workload(source: &str) -> Result<PathBuf, String> {
         "py" | "js" | "pl" | "rb" | "sh" => Ok(path),
         "go" => compiled(&name, &path, "go", &["build"]),
         // As released: with the linker and the optimisations that rustc gives by itself.
-        "rs" if stem == "zoo" => compiled(&name, &path, "rustc", &["--edition=2024", "-O"]),
+        "rs" if ["zoo", "deadlock"].contains(&stem) => {
+            compiled(&name, &path, "rustc", &["--edition=2024", "-O"])
+        }
         "rs" => example(stem),
         other => panic!("no compiler for .{other}"),
     }

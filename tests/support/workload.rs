@@ -71,6 +71,11 @@ impl Workload {
         Self { process, pid }
     }
 
+    /// The process that was started: a wrapper's, where there is one.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub(crate) fn tell(&mut self, word: &str) {
         self.process.tell(word);
     }

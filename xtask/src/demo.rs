@@ -5,6 +5,8 @@
 //! ```
 
 use std::{
+    env,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -46,12 +48,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "tracer",
         "--bin",
         "ctrace",
-        "--example",
-        "demo",
     ]))?;
     let release = shell::target_dir().join("release");
-
-    let program = release.join("examples/demo");
+    let program = service(&release)?;
     let child = Command::new(&program).stdin(Stdio::null()).spawn();
     let mut service = Service(child.with_context(|| format!("cannot start {}", program.display()))?);
     // Attach to a service at work, not to one that is starting.
@@ -78,4 +77,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("ctrace ended with {status}");
     }
     Ok(())
+}
+
+/// Builds the service: by the compiler alone, as an example of the package would have all that its tests need built first.
+fn service(release: &Path) -> Result<PathBuf> {
+    let program = release.join("ctrace-demo-service");
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let source = shell::root().join("tests/workloads/demo.rs");
+    let mut command = Command::new(rustc);
+    command.args(["--edition=2024", "-O", "-C", "debuginfo=1", "-o"]);
+    shell::run(command.arg(&program).arg(source).current_dir(shell::root()))?;
+    Ok(program)
 }

@@ -6,6 +6,7 @@ pub mod go_pools;
 pub mod go_starts;
 pub mod goroutines;
 pub mod hist;
+pub mod holds;
 pub mod reason;
 pub(crate) mod series;
 pub mod slices;

@@ -4,12 +4,13 @@ mod go_proof;
 mod goroutines;
 mod in_part;
 mod pools;
+mod stuck;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{asked, locks::Locks, names::Names};
+use super::{asked, deadlocks::Stuck, locks::Locks, names::Names};
 use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
@@ -24,6 +25,8 @@ use crate::report::{
 pub struct Facts<'a> {
     /// Locks.
     pub locks: Option<&'a Locks>,
+    /// Threads that wait for what cannot come.
+    pub stuck: &'a Stuck,
     /// Go programs.
     pub go: &'a [Go],
     /// Descriptors.
@@ -61,6 +64,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         }
     }
     if let Some(locks) = facts.locks {
+        stuck::stuck(facts.stuck, &locks.locks, names, &mut found);
         for lock in &locks.locks {
             contended(lock, locks, facts, names, &mut found);
         }
@@ -324,9 +328,11 @@ fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_
             count(lock.waits)
         ),
         detail: format!(
-            "waited for in {waiter}{released}; p50 {}, p99 {}",
+            "waited for in {waiter}{}{released}; p50 {}, p99 {}{}",
+            taken(lock),
             duration(p50),
-            duration(p99)
+            duration(p99),
+            held(lock, names)
         ),
         evidence: evidence(&[
             ("waits", json!(lock.waits)),
@@ -335,12 +341,49 @@ fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_
             ("p99_ns", json!(p99)),
             ("max_ns", json!(lock.wait.max_ns)),
             ("covered_ns", json!(lock.covered_ns.unwrap_or(window_ns))),
+            ("utilisation", json!(lock.utilisation)),
+            ("hold_p50_ns", json!(lock.hold.as_ref().map(|hold| hold.p50_ns))),
             (who, json!(all)),
         ]),
         remedy: remedy(lock.kind).into(),
         stack,
         lock: Some(lock.id.clone()),
     });
+}
+
+/// Utilisation from which waits grow faster than the load.
+const KNEE: f64 = 0.8;
+/// Share of the time held from which what its holders slept for is worth a word.
+const HELD_OVER: f64 = 0.3;
+
+/// How much of the time it is taken.
+fn taken(lock: &Lock) -> String {
+    let Some(taken) = lock.utilisation.filter(|taken| *taken >= 0.1) else {
+        return String::new();
+    };
+    let knee = if taken >= KNEE { ", past the knee" } else { "" };
+    format!("; taken at least {} of the time{knee}", plain(&percent(taken)))
+}
+
+/// What its holders do.
+fn held(lock: &Lock, names: &mut Names<'_>) -> String {
+    let Some(hold) = &lock.hold else {
+        return String::new();
+    };
+    let mut text = format!("; held for {} (p50)", duration(hold.p50_ns));
+    let over = lock.holders.iter().find(|row| row.state == "blocked");
+    if let Some((row, reason)) = over.and_then(|row| Some((row, row.reason?))) {
+        let share = row.total_ns as f64 / hold.total_ns.max(1) as f64;
+        if share >= HELD_OVER {
+            let reason = json!(reason).as_str().unwrap_or_default().replace('_', " ");
+            let place = function(names, row.stack.as_ref());
+            text.push_str(&format!(
+                ", {} of it asleep in {place} ({reason})",
+                plain(&percent(share))
+            ));
+        }
+    }
+    text
 }
 
 /// Share of the wakes from which a function is named beside the first.

@@ -9,17 +9,19 @@ use super::{
     go_locks, go_parks,
     names::Names,
     rules::{Class, Identity, classify},
+    waiting::Sleeper,
 };
 use crate::{
     aggregate::{
         go_locks::GoLocks,
+        holds::{Account, Doing, Holds},
         waits::{Key, Row, Waits},
     },
     go::locks::LockLayout,
     report::{
         frames::app_function,
         hist::hist,
-        model::{Lock, LockKind, Reason, StackFrame, Waiter, WakerRow},
+        model::{Holder, Lock, LockKind, Reason, StackFrame, Waiter, WakerRow},
     },
     stacks::{AddressKind, StackId},
 };
@@ -60,6 +62,8 @@ pub struct Locks {
     pub users: FxHashMap<String, Users>,
     /// Which lock a futex word belongs to.
     words: FxHashMap<(u32, u64), String>,
+    /// Which lock a group is.
+    groups: BTreeMap<Group, String>,
     /// Locks left out.
     pub left_out: u64,
 }
@@ -81,10 +85,75 @@ impl Locks {
     pub fn of_word(&self, tgid: u32, uaddr: u64) -> Option<&str> {
         self.words.get(&(tgid, uaddr)).map(String::as_str)
     }
+
+    /// The lock that a thread sleeps for now: one without a finished wait is added.
+    pub fn slept_on(&mut self, sleeper: &Sleeper, class: &Class, names: &mut Names<'_>) -> String {
+        let key = Key {
+            tgid: sleeper.pid,
+            reason: Reason::Futex,
+            uaddr: sleeper.uaddr.unwrap_or_default(),
+            pi: sleeper.pi,
+            stack: sleeper.stack,
+            kstack: -1,
+        };
+        if let (Identity::Word(_), Some(id)) = (class.identity, self.of_word(key.tgid, key.uaddr)) {
+            return id.to_owned();
+        }
+        let row = Row::default();
+        let member = Member {
+            key,
+            row: &row,
+            class: *class,
+            covered_ns: None,
+            word: key.uaddr,
+        };
+        let group = match (
+            self.near(&key, class),
+            group(&member, &FxHashMap::default(), names),
+        ) {
+            (Some(near), _) => near,
+            (None, group) => group,
+        };
+        if let Some(id) = self.groups.get(&group) {
+            return id.clone();
+        }
+        self.add(build(group, &[member], names))
+    }
+
+    /// The object of several words that this one is a word of.
+    fn near(&self, key: &Key, class: &Class) -> Option<Group> {
+        let Identity::Word(span) = class.identity else {
+            return None;
+        };
+        let is_near = |group: &&Group| match group {
+            Group::Word { tgid, kind, base } => {
+                (*tgid, *kind) == (key.tgid, class.kind) && base.abs_diff(key.uaddr) <= span
+            }
+            Group::Code { .. } | Group::Process { .. } => false,
+        };
+        self.groups.keys().find(is_near).cloned()
+    }
+
+    /// Adds one as the last; its id.
+    fn add(&mut self, (group, mut lock, row, words): Built) -> String {
+        let id = format!("l{}", self.locks.len() + 1);
+        lock.id.clone_from(&id);
+        let users = Users {
+            waiters: row.tids.into_iter().collect(),
+            wakers: row.waker_tids.into_iter().collect(),
+            inside_ns: row.inside_ns,
+        };
+        self.users.insert(id.clone(), users);
+        self.words
+            .extend(words.into_iter().map(|word| (word, id.clone())));
+        self.groups.insert(group, id.clone());
+        self.locks.push(lock);
+        id
+    }
 }
 
 /// A lock, the sum of its rows, and its words.
-type Built = (Lock, Row, Vec<(u32, u64)>);
+type Built = (Group, Lock, Row, Vec<(u32, u64)>);
 
 #[derive(Clone, Copy)]
 struct Member<'a> {
@@ -93,6 +162,8 @@ struct Member<'a> {
     class: Class,
     /// How much of the window was covered, where that was not all of it.
     covered_ns: Option<u64>,
+    /// The word that holds are known by.
+    word: u64,
 }
 
 /// Waits of goroutines, and what is known of their programs.
@@ -110,13 +181,22 @@ pub struct Go<'a> {
     pub window_ns: u64,
 }
 
+/// Who held what, by threads and by goroutines; `None` where what was seen has gaps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held<'a> {
+    /// By threads.
+    pub threads: Option<&'a Holds>,
+    /// By goroutines.
+    pub goroutines: Option<&'a Holds>,
+}
+
 /// Puts the futex waits, if any are to be, and those of goroutines together. `is_go` tells which processes are Go programs.
 pub fn locks(
     waits: Option<&Waits>,
     go: Go<'_>,
+    held: Held<'_>,
     names: &mut Names<'_>,
     is_go: impl Fn(u32) -> bool,
-    window_ns: u64,
 ) -> Locks {
     let mut members: Vec<Member<'_>> = waits
         .into_iter()
@@ -127,6 +207,7 @@ pub fn locks(
             row,
             class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)),
             covered_ns: None,
+            word: key.uaddr,
         })
         .collect();
     adopt(&mut members);
@@ -140,7 +221,11 @@ pub fn locks(
     }
     let mut built: Vec<Built> = groups
         .into_iter()
-        .map(|(group, members)| build(&group, &members, names))
+        .map(|(group, members)| {
+            let mut built = build(group, &members, names);
+            add_holds(&mut built.1, &members, (held, go.window_ns), names);
+            built
+        })
         .collect();
     // What was seen for a part of the window is as long as it was in that part: to be put in order, not to be told.
     let whole_ns = |lock: &Lock| match lock.covered_ns {
@@ -148,26 +233,16 @@ pub fn locks(
         None => lock.wait.total_ns as f64,
     };
     built.sort_by(|a, b| {
-        let longest = whole_ns(&b.0).total_cmp(&whole_ns(&a.0));
-        a.0.idle.cmp(&b.0.idle).then(longest)
+        let longest = whole_ns(&b.1).total_cmp(&whole_ns(&a.1));
+        a.1.idle.cmp(&b.1.idle).then(longest)
     });
     let mut result = Locks {
         left_out: built.len().saturating_sub(LOCKS_MAX) as u64,
         ..Locks::default()
     };
-    for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
-        lock.id = format!("l{}", index + 1);
-        lock.slices = row.slices.report(window_ns);
-        let users = Users {
-            waiters: row.tids.into_iter().collect(),
-            wakers: row.waker_tids.into_iter().collect(),
-            inside_ns: row.inside_ns,
-        };
-        result.users.insert(lock.id.clone(), users);
-        result
-            .words
-            .extend(words.into_iter().map(|word| (word, lock.id.clone())));
-        result.locks.push(lock);
+    for mut one in built.into_iter().take(LOCKS_MAX) {
+        one.1.slices = one.2.slices.report(go.window_ns);
+        result.add(one);
     }
     result
 }
@@ -195,6 +270,7 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
             row,
             class,
             covered_ns: go.covered_ns[usize::from(key.site == go_site::PARK)],
+            word: key.address,
         };
         Some((key.address, member))
     };
@@ -287,7 +363,7 @@ fn name_of(frame: Option<&StackFrame>) -> String {
         .unwrap_or_else(|| "code without a name".into())
 }
 
-fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built {
+fn build(group: Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built {
     let mut sum = Row::default();
     let mut waiters: FxHashMap<StackId, Waiter> = FxHashMap::default();
     for member in members {
@@ -325,7 +401,7 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built 
         })
         .collect();
     let first = members.first();
-    let (tgid, kind, address, name) = match group {
+    let (tgid, kind, address, name) = match &group {
         Group::Word { tgid, kind, base } => (
             *tgid,
             *kind,
@@ -375,7 +451,72 @@ fn build(group: &Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built 
         covered_ns: first.and_then(|first| first.covered_ns),
         slices: None,
     };
-    (lock, sum, words)
+    (group, lock, sum, words)
+}
+
+/// Places of holders told of one lock.
+const HOLDERS_MAX: usize = 16;
+
+/// What its holders did, and how much of the time it was taken.
+fn add_holds(
+    lock: &mut Lock,
+    members: &[Member<'_>],
+    (held, window_ns): (Held<'_>, u64),
+    names: &mut Names<'_>,
+) {
+    let (seen, whole) = match lock.kind {
+        LockKind::Mutex | LockKind::Pi => (held.threads, true),
+        // Of one that many may hold together the first to come is not the last to go.
+        LockKind::Rwlock => (held.threads, false),
+        LockKind::GoMutex => (held.goroutines, true),
+        LockKind::GoRwmutex => (held.goroutines, false),
+        _ => return,
+    };
+    let Some(seen) = seen else { return };
+    let mut words: Vec<(u32, u64)> = members
+        .iter()
+        .map(|member| (member.key.tgid, member.word))
+        .collect();
+    words.sort_unstable();
+    words.dedup();
+    let mut sum: Option<Account> = None;
+    for account in words.into_iter().filter_map(|word| seen.of(word)) {
+        match &mut sum {
+            Some(sum) => sum.merge(&account),
+            None => sum = Some(account),
+        }
+    }
+    let Some(sum) = sum else { return };
+    let taken = sum.waited_for_ns() as f64 / lock.covered_ns.unwrap_or(window_ns).max(1) as f64;
+    lock.utilisation = Some(taken.min(1.0));
+    if !whole || sum.hold.count() == 0 {
+        return;
+    }
+    lock.hold = Some(hist(&sum.hold));
+    if lock.kind == LockKind::GoMutex {
+        // Where goroutines sleep while they hold it is not seen.
+        return;
+    }
+    let mut places: Vec<_> = sum.places.into_iter().collect();
+    places.sort_by_key(|&(place, (ns, _))| (std::cmp::Reverse(ns), place));
+    lock.holders = places
+        .into_iter()
+        .take(HOLDERS_MAX)
+        .map(|((doing, stack), (total_ns, holder))| {
+            let (state, reason) = match doing {
+                Doing::Running => ("running", None),
+                Doing::Runnable => ("runnable", None),
+                Doing::Blocked(reason) => ("blocked", Some(reason)),
+            };
+            Holder {
+                stack: names.key(stack),
+                tid: holder as u32,
+                total_ns,
+                state: state.to_owned(),
+                reason,
+            }
+        })
+        .collect();
 }
 
 /// A global by its symbol, else the mapping and offset, else where memory came from and who waited first.

@@ -2,6 +2,7 @@
 
 pub mod asked;
 pub mod blocked;
+pub mod deadlocks;
 pub mod findings;
 pub mod gc;
 pub mod go;
@@ -13,6 +14,7 @@ pub mod go_shapes;
 pub mod hints;
 pub mod locks;
 pub mod names;
+pub mod owners;
 pub mod rules;
 pub mod time;
 pub mod waiting;

@@ -2,7 +2,8 @@
 
 use rustc_hash::FxHashMap;
 use tracer_ebpf::{
-    nr, rules,
+    nr::{self, futex},
+    rules,
     wire::{Regs, TaskSnapshot, phase},
 };
 
@@ -32,6 +33,12 @@ pub struct Sleeper {
     pub stack: StackId,
     /// Since when, when that was seen.
     pub since_ns: Option<u64>,
+    /// The futex is a priority-inheriting one.
+    pub pi: bool,
+    /// It ends by itself after a time.
+    pub timed: bool,
+    /// Which sleep it is, and the registers that it was entered with.
+    pub asleep: (u64, Regs),
 }
 
 /// Arguments of the system call that the registers were saved in (x86-64).
@@ -53,7 +60,7 @@ pub fn sleepers(
     names: &mut Names<'_>,
     again: impl FnOnce() -> Vec<TaskSnapshot>,
 ) -> Vec<Sleeper> {
-    let mut found: Vec<(Sleeper, (u64, Regs))> = Vec::new();
+    let mut found: Vec<Sleeper> = Vec::new();
     for snapshot in snapshots.iter().take(ROWS_MAX) {
         let Ok(stat) = Stat::of_thread(snapshot.tgid, snapshot.tid) else {
             continue;
@@ -83,35 +90,32 @@ pub fn sleepers(
         } else {
             reason(call, &args, state, |fd| kind_of(snapshot.tgid, fd))
         };
-        let uaddr = rules::futex_wait(call, &args)
-            .filter(|_| why == Reason::Futex)
-            .map(|futex| futex.uaddr)
-            .filter(|&uaddr| uaddr != 0);
+        let wait = rules::futex_wait(call, &args).filter(|wait| why == Reason::Futex && wait.uaddr != 0);
         let stack = if snapshot.regs.ip == 0 {
             StackId::NONE
         } else {
             names.stacks_mut().unwind_live(snapshot.tgid, &snapshot.regs).id
         };
         let since_ns = seen.then_some(snapshot.out_ns);
-        found.push((
-            Sleeper {
-                pid: snapshot.tgid,
-                tid: snapshot.tid,
-                reason: why,
-                uaddr,
-                stack,
-                since_ns,
-            },
-            (snapshot.seq, snapshot.regs),
-        ));
+        found.push(Sleeper {
+            pid: snapshot.tgid,
+            tid: snapshot.tid,
+            reason: why,
+            uaddr: wait.map(|wait| wait.uaddr),
+            stack,
+            since_ns,
+            pi: wait.is_some_and(|wait| matches!(wait.op, futex::LOCK_PI | futex::LOCK_PI2)),
+            timed: matches!(rules::timeout(call, &args), rules::Timeout::Timespec(at) if at != 0),
+            asleep: (snapshot.seq, snapshot.regs),
+        });
     }
     // A thread that sleeps in a loop has the same registers in its next sleep.
     let again: FxHashMap<u32, (u64, Regs)> = again()
         .iter()
         .map(|snapshot| (snapshot.tid, (snapshot.seq, snapshot.regs)))
         .collect();
-    found.retain(|(sleeper, there)| again.get(&sleeper.tid) == Some(there));
-    found.into_iter().map(|(sleeper, _)| sleeper).collect()
+    found.retain(|sleeper| again.get(&sleeper.tid) == Some(&sleeper.asleep));
+    found
 }
 
 fn kind_of(pid: u32, fd: i32) -> Option<FdKind> {

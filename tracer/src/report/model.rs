@@ -357,11 +357,11 @@ document! {
         pub waiters: Vec<Waiter>,
         /// Who ended the waits.
         pub wakers: Vec<WakerRow>,
-        /// Who held it, where it can be seen.
+        /// What was done while it was held, as far as holds were seen; longest first.
         pub holders: Vec<Holder>,
-        /// Hold times; null when they cannot be seen.
+        /// The holds that can be seen: those between two wake-ups with somebody asleep all the time. Null without any.
         pub hold: Option<Hist>,
-        /// Share of the window in which it was held; null when it cannot be seen.
+        /// Share of the window in which somebody slept for it, so that it was taken: it was so at least. Null when that is not known.
         pub utilisation: Option<f64>,
         /// For how much of the window its waits were seen, where that was not all of it (`overhead.go_probes`): counts and times are of
         /// what was seen, so that a rate or a share is of this time. Null: the whole window.
@@ -417,16 +417,18 @@ document! {
         pub wakes: u64,
     }
 
-    /// Holds of one stack.
+    /// What threads did in one place while they held a lock, as far as holds were seen.
     pub struct Holder {
-        /// Where; null when no stack could be taken.
+        /// Where they slept; where they released it, when they ran; null when no stack could be taken.
         pub stack: Option<StackKey>,
-        /// Thread.
+        /// The last of these threads.
         pub tid: u32,
         /// Time held.
         pub total_ns: u64,
-        /// `running`, `runnable` or `blocked`.
+        /// `running` (or wanting to, since it was preempted), `runnable` (woken, without a CPU yet) or `blocked`.
         pub state: String,
+        /// Why blocked.
+        pub reason: Option<Reason>,
     }
 
     /// Sleeps of one reason from one stack.
@@ -650,6 +652,14 @@ document! {
 
     /// Threads that wait for each other.
     pub struct Deadlock {
+        /// Process.
+        pub pid: u32,
+        /// How it is known.
+        pub certainty: Certainty,
+        /// All of them have waited for so long at least.
+        pub waiting_ns: u64,
+        /// Other threads that wait for one of them, by way of others too.
+        pub behind: u64,
         /// In order: each waits for what the next holds.
         pub cycle: Vec<DeadlockLink>,
     }
@@ -879,6 +889,14 @@ words! {
         Churn,
         /// Too little seen, or losses forbid a verdict.
         Unknown,
+    }
+
+    /// How a deadlock is known.
+    pub enum Certainty {
+        /// The locks themselves say who holds them.
+        Proven,
+        /// Their holders are inferred: the locks do not say it, and one other thread only has their addresses at hand.
+        Probable,
     }
 
     /// How bad a finding is.

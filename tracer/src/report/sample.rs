@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    AskedBy, Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go,
-    GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
+    AskedBy, Blocked, Certainty, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding,
+    Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
     GoPoolUse, GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten,
     Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
     Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, Slices, StackFrame, StackKey, StacksHad,
@@ -569,6 +569,10 @@ pub(crate) fn contended() -> Report {
         }],
     });
     report.deadlocks = vec![Deadlock {
+        pid: 4242,
+        certainty: Certainty::Proven,
+        waiting_ns: 7_000_000_000,
+        behind: 3,
         cycle: [(4260, "orders", "stock"), (4261, "stock", "orders")]
             .map(|(tid, holds, waits_for)| DeadlockLink {
                 tid,
@@ -668,6 +672,7 @@ fn contended_locks() -> Vec<Lock> {
                 tid: 4250,
                 total_ns: 9300 * MS,
                 state: "blocked".to_owned(),
+                reason: Some(Reason::FileIo),
             }],
             hold: Some(times(9100, 200, 1800)),
             utilisation: Some(0.93),

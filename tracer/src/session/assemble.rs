@@ -1,6 +1,6 @@
 //! A report put together from the state of a run.
 
-use std::{cell::RefCell, io};
+use std::{cell::RefCell, io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use rustc_hash::FxHashMap;
@@ -18,7 +18,7 @@ use crate::{
         fds::{FdTable, ReportInput},
         go_starts::GoStarts,
     },
-    analyse::{self, Window, blocked, findings, hints, locks, names::Names, time, waiting},
+    analyse::{self, Window, blocked, deadlocks, findings, hints, locks, names::Names, time, waiting},
     capture::{
         Capture,
         stats::{KernelTime, scaled},
@@ -34,6 +34,9 @@ use crate::{
     },
     stacks::StackId,
 };
+
+/// With longer waits left out, a thread that got a lock cannot be told from one that lost the race for it.
+const SHORT_WAIT: Duration = Duration::from_micros(10);
 
 /// A report that is being put together.
 pub(super) enum Assembly {
@@ -249,10 +252,25 @@ impl Tracing {
             window_ns: window.ns(),
         };
         let collectors = options.collectors;
-        let found_locks = (collectors.locks || collectors.go).then(|| {
+        // Holds follow from waits that are all seen.
+        let all_waits = losses.ring_full == 0 && !budget.leaves_short_out() && options.min_wait <= SHORT_WAIT;
+        let held = locks::Held {
+            threads: all_waits.then_some(&pipeline.holds),
+            goroutines: (losses.ring_full == 0).then_some(&pipeline.go_holds),
+        };
+        let mut found_locks = (collectors.locks || collectors.go).then(|| {
             let waits = collectors.locks.then_some(&pipeline.waits);
-            locks::locks(waits, go_locks, &mut names, is_go, window.ns())
+            locks::locks(waits, go_locks, held, &mut names, is_go)
         });
+        let stuck = found_locks.as_mut().filter(|_| collectors.locks).map(|locks| {
+            deadlocks::look(&sleepers, locks, &mut names, &window, is_go, || {
+                capture
+                    .as_mut()
+                    .and_then(|capture| capture.tasks().ok())
+                    .unwrap_or_default()
+            })
+        });
+        let stuck = stuck.unwrap_or_default();
         let nothing = locks::Locks::default();
         let waiting_now = waiting::waiting_now(
             &sleepers,
@@ -318,6 +336,7 @@ impl Tracing {
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
+                stuck: &stuck,
                 go: &go,
                 fds: fds.as_ref(),
                 time: &time,
@@ -370,7 +389,7 @@ impl Tracing {
             go: (!go.is_empty()).then(|| go.remove(0)),
             go_others: go,
             memory: None,
-            deadlocks: Vec::new(),
+            deadlocks: stuck.deadlocks,
             findings,
             hints,
         }

@@ -5,6 +5,7 @@ use std::{ffi::CStr, io::Write as _};
 use rustc_hash::FxHashMap;
 use tracer_ebpf::{
     nr,
+    rules::{self, Waker},
     wire::{
         FdUring, Fork, Regs, Stack, StackClass, StackPlace, TaskSnapshot, Wait, go_site, stack_fault,
         stack_ref, wait,
@@ -16,6 +17,7 @@ use crate::{
         fds::FdTable,
         go_locks::GoLocks,
         go_starts::GoStarts,
+        holds::{self, Holds},
         reason::{INTERRUPTIBLE, reason},
         threads::Threads,
         waits::Waits,
@@ -55,6 +57,10 @@ pub struct Pipeline {
     pub stacks: Stacks,
     /// Sleeps.
     pub waits: Waits,
+    /// Who held what, by threads.
+    pub holds: Holds,
+    /// By goroutines.
+    pub go_holds: Holds,
     /// Waits of goroutines.
     pub go_locks: GoLocks,
     /// Who made which goroutine.
@@ -96,6 +102,8 @@ impl Pipeline {
         Self {
             stacks: Stacks::new(),
             waits: Waits::new(min_wait_ns),
+            holds: Holds::default(),
+            go_holds: Holds::default(),
             go_locks: GoLocks::default(),
             go_starts: GoStarts::default(),
             threads: Threads::default(),
@@ -164,6 +172,16 @@ impl Pipeline {
                 };
                 self.note_go(group, &[record.stack, record.waker_stack]);
                 self.go_locks.on_wait(&record, (stack, waker));
+                if record.site == go_site::SEMAPHORE {
+                    self.go_holds.on_wait(holds::Wait {
+                        lock: (tgid, record.address),
+                        waiter: record.goid,
+                        from_ns: record.started_ns,
+                        woken_ns: record.header.ts_ns,
+                        on_ns: record.header.ts_ns,
+                        released_by: (record.waker_goid != 0).then_some((record.waker_goid, waker)),
+                    });
+                }
             }
             Event::GoStart(record) => {
                 let stack = self.stack(record.stack, record.header.tgid, record.asked_ns);
@@ -189,6 +207,7 @@ impl Pipeline {
             }
             Event::Exit(record) => {
                 self.threads.on_exit(&record);
+                self.holds.forget(u64::from(record.header.tid));
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_thread_exit(record.header.tid);
                 }
@@ -219,6 +238,7 @@ impl Pipeline {
         let ended = self
             .waits
             .on_wait(record, why, (stack, waker), self.realtime_offset_ns);
+        self.on_hold(record, why, (stack, waker));
         self.threads.on_blocked(
             tgid,
             tid,
@@ -226,6 +246,36 @@ impl Pipeline {
             ended.blocked_ns.min(inside),
             record.weight,
         );
+    }
+
+    /// What a sleep says of who held which lock.
+    fn on_hold(&mut self, record: &Wait, why: Reason, (stack, waker_stack): (StackId, StackId)) {
+        if record.weight > 1 {
+            // Of a sample nothing follows: what is between two sleeps may be another one.
+            self.holds.gap();
+            return;
+        }
+        let waiter = u64::from(record.header.tid);
+        let futex = rules::futex_wait(record.nr, &record.args).filter(|_| why == Reason::Futex);
+        if let Some(futex) = futex {
+            let handed_over = Waker::from_wire(record.waker_kind) == Some(Waker::HandOver);
+            self.holds.on_wait(holds::Wait {
+                lock: (record.header.tgid, futex.uaddr),
+                waiter,
+                from_ns: record.out_ns,
+                woken_ns: record.wake_ns,
+                on_ns: record.header.ts_ns,
+                released_by: handed_over.then(|| (u64::from(record.waker_tid), waker_stack)),
+            });
+        }
+        let sleep = holds::Sleep {
+            reason: why,
+            stack,
+            from_ns: record.out_ns,
+            woken_ns: record.wake_ns,
+            on_ns: record.header.ts_ns,
+        };
+        self.holds.on_sleep(waiter, sleep);
     }
 
     /// The stack that a record of a process refers to, taken at that time.
@@ -393,6 +443,8 @@ impl Pipeline {
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
         self.waits.reset(now_ns);
+        self.holds.reset(now_ns);
+        self.go_holds.reset(now_ns);
         self.go_locks.reset(now_ns);
         self.threads.reset(now_ns);
     }

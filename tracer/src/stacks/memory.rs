@@ -124,7 +124,7 @@ impl Memory for Live {
 }
 
 /// `len` bytes of a process at an address, or none of them.
-pub(super) fn read(tgid: u32, address: u64, len: usize) -> Option<Vec<u8>> {
+pub(crate) fn read(tgid: u32, address: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0u8; len];
     let local = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),

@@ -19,7 +19,7 @@ mod intern;
 mod jit;
 mod kernel;
 mod log;
-mod memory;
+pub(crate) mod memory;
 mod memos;
 mod module;
 pub(crate) mod pclntab;

@@ -4,10 +4,12 @@ use super::View;
 use super::escape::{clean, head, name};
 use super::page::{Column, Tone};
 use super::screen::word;
-use crate::report::model::{Finding, Severity};
-use crate::report::units::{bytes, percent, rate};
+use crate::report::model::{Certainty, Finding, LockKind, Severity};
+use crate::report::units::{bytes, count, duration, percent, rate};
 
 const SEVERITY: usize = 10;
+/// Threads of one cycle that are told with their stacks.
+const CYCLE: usize = 16;
 
 fn tone(severity: Severity) -> Tone {
     match severity {
@@ -145,24 +147,39 @@ impl View<'_> {
         told.then_some("Descriptors")
     }
 
+    /// Cycles, with all their stacks.
     pub(super) fn deadlock_details(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for deadlock in &self.report.deadlocks {
-            lines.push(
-                self.page
-                    .heading("Deadlock: each thread waits for what the next one holds"),
-            );
-            for link in &deadlock.cycle {
+            let known = match deadlock.certainty {
+                Certainty::Proven => "Deadlock",
+                Certainty::Probable => "Probable deadlock (who holds is inferred)",
+            };
+            let behind = match deadlock.behind {
+                0 => String::new(),
+                n => format!(", {} wait behind them", count(n)),
+            };
+            lines.push(self.page.heading(&format!(
+                "{known}: each thread waits for what the next one holds, for {} at least{behind}",
+                duration(deadlock.waiting_ns)
+            )));
+            for link in deadlock.cycle.iter().take(CYCLE) {
                 let holds = link
                     .holds
                     .as_deref()
                     .map_or_else(|| "?".to_owned(), |id| self.lock_name(id));
                 let waits_for = self.lock_name(&link.waits_for);
-                lines.push(
-                    self.page
-                        .line(2, &format!("{} holds {holds}, waits for {waits_for}", link.tid)),
-                );
+                let holds = match link.holds.as_deref().and_then(|id| self.lock(id)) {
+                    Some(lock) if lock.kind == LockKind::Join => "is waited for".to_owned(),
+                    _ => format!("holds {holds}"),
+                };
+                let line = format!("{} {holds}, waits for {waits_for}", link.tid);
+                lines.push(self.page.line(2, &line));
                 lines.extend(self.frames(6, link.stack.as_ref()));
+            }
+            if deadlock.cycle.len() > CYCLE {
+                let more = format!("and {} more threads (JSON)", deadlock.cycle.len() - CYCLE);
+                lines.push(self.page.line(2, &more));
             }
         }
         lines

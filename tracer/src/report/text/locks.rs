@@ -3,7 +3,7 @@
 use super::View;
 use super::escape::name;
 use super::page::Column;
-use super::screen::kind;
+use super::screen::{kind, word};
 use crate::report::model::{Hist, Lock, LockKind, Outcomes, StackKey};
 use crate::report::units::{count, counted, distribution, modes, p99_cell, percent, share, tail, time};
 
@@ -36,12 +36,12 @@ pub(super) const fn is_of_goroutines(lock: &Lock) -> bool {
 
 impl View<'_> {
     /// Locks whose waits are contention, longest total first. Who waits for a channel mostly waits for work: they have a table of
-    /// their own.
+    /// their own. Those that were waited for without an end are told by findings.
     pub(super) fn contended(&self) -> Vec<&Lock> {
         let locks = self.report.locks.as_deref().unwrap_or_default();
         let mut found: Vec<&Lock> = locks
             .iter()
-            .filter(|lock| !lock.idle && !is_channel(lock))
+            .filter(|lock| !lock.idle && !is_channel(lock) && lock.waits > 0)
             .collect();
         found.sort_by(|a, b| self.whole_ns(b).total_cmp(&self.whole_ns(a)));
         found
@@ -122,7 +122,7 @@ impl View<'_> {
         let waiter = top(lock.waiters.first().map(|row| row.stack.as_ref()), "?");
         let waker = top(lock.wakers.first().map(|row| row.stack.as_ref()), "?");
         let held = lock.utilisation.map_or_else(String::new, |held| {
-            format!(", held {} of the time", percent(held))
+            format!(", taken at least {} of the time", percent(held))
         });
         format!("waits in {waiter} → woken by {waker}{held}{}", self.seen(lock))
     }
@@ -254,10 +254,12 @@ impl View<'_> {
             );
         }
         if let Some(hold) = &lock.hold {
-            let held = lock
-                .utilisation
-                .map_or_else(String::new, |part| format!(" {} of the time", percent(part)));
-            lines.extend(self.page.wrap(4, &format!("held{held}: {}", self.spread(hold))));
+            let seen = format!(
+                "held, {} that were seen: {}",
+                counted(hold.count, "time"),
+                self.spread(hold)
+            );
+            lines.extend(self.page.wrap(4, &seen));
         }
         lines.extend(
             self.page
@@ -306,11 +308,21 @@ impl View<'_> {
         lines.extend(self.rest(4, lock.wakers.len(), others, "waker stack"));
         for row in lock.holders.iter().take(others) {
             let state = name(&row.state, 16);
-            let heading = format!(
-                "held {} by thread {}, now {state}, in",
-                time(row.total_ns),
-                row.tid
-            );
+            let why = row
+                .reason
+                .as_ref()
+                .map_or_else(String::new, |why| format!(" ({})", word(why)));
+            let last = row.tid;
+            let heading = match row.state.as_str() {
+                "running" => format!(
+                    "held {} without a sleep, last by thread {last}, until",
+                    time(row.total_ns)
+                ),
+                _ => format!(
+                    "held {} while {state}{why}, last by thread {last}, in",
+                    time(row.total_ns)
+                ),
+            };
             lines.push(self.page.line(4, &heading));
             lines.extend(self.frames(8, row.stack.as_ref()));
         }

@@ -5,11 +5,13 @@ use super::escape::{clean, name};
 use super::fds::is_suspect;
 use super::locks::is_of_goroutines;
 use super::page::Tone;
-use crate::report::model::{LockKind, Reason, Target, ThreadTime, Time};
+use crate::report::model::{Certainty, DeadlockLink, LockKind, Reason, Target, ThreadTime, Time};
 use crate::report::units::{GLUE, bytes, count, counted, p99_cell, percent, share, time};
 
 /// Lines of the first screen.
 pub(super) const SCREEN: usize = 24;
+/// Threads of a deadlock named there.
+const CYCLE: usize = 5;
 /// Columns of a label before a line of its own.
 pub(super) const LABEL: usize = 11;
 /// Of its time, a thread that is called bound by the CPU spends this much running or runnable.
@@ -180,17 +182,31 @@ impl View<'_> {
         let Some(first) = self.report.deadlocks.first() else {
             return Vec::new();
         };
-        let mut tids: Vec<String> = first.cycle.iter().map(|link| link.tid.to_string()).collect();
-        tids.extend(tids.first().cloned());
+        let who = |link: &DeadlockLink| format!("{} {}", link.tid, self.app(link.stack.as_ref()));
+        let mut cycle: Vec<String> = first.cycle.iter().take(CYCLE).map(who).collect();
+        if first.cycle.len() > CYCLE {
+            cycle.push(format!("{} more", first.cycle.len() - CYCLE));
+        }
+        cycle.push(
+            first
+                .cycle
+                .first()
+                .map_or_else(String::new, |link| link.tid.to_string()),
+        );
         let more = match self.report.deadlocks.len() {
             1 => String::new(),
             n => format!(" and {} more", n - 1),
         };
-        let text = format!(
-            "DEADLOCK: threads wait for each other: {}{more}",
-            tids.join(" → ")
-        );
-        vec![self.page.paint(Tone::Red, &self.page.line(0, &text))]
+        let (word, tone) = match first.certainty {
+            Certainty::Proven => ("DEADLOCK", Tone::Red),
+            Certainty::Probable => ("PROBABLE DEADLOCK", Tone::Yellow),
+        };
+        let text = format!("{word}: {}{more}", cycle.join(" → "));
+        let lines = self.page.wrap(0, &text);
+        lines
+            .into_iter()
+            .map(|line| self.page.paint(tone, &line))
+            .collect()
     }
 
     fn run_queue_line(&self) -> Vec<String> {

@@ -1,0 +1,440 @@
+//! How long locks were held, what their holders did meanwhile, and how much of the time somebody waited: from waits alone.
+//!
+//! Taking a free lock makes no system call, so most holds cannot be seen. Those between two wake-ups can:
+//! ```text
+//! X sleeps for L ──woken──┐ runs               ┌─ R wakes Y, which sleeps for L since that time at the latest
+//!                         └─ from ── R holds L ─┘
+//! ```
+//! With Y asleep every release wakes somebody, and none did in between: so R held the lock for all of it. R is X, or X found the lock
+//! taken by R when it ran. What R slept for in that time it slept for under the lock. Who holds is a thread, or a goroutine; both have
+//! numbers.
+//!
+//! While somebody sleeps for a lock that is taken, it is taken: the union of all sleeps is a lower bound of the time it was busy.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use super::hist::Histogram;
+use crate::{report::model::Reason, stacks::StackId};
+
+/// Holders whose sleeps are remembered; all are forgotten when there are more.
+const HOLDERS_MAX: usize = 4096;
+/// The latest sleeps of one of them.
+const SLEEPS_MAX: usize = 16;
+/// Locks with an account.
+const LOCKS_MAX: usize = 4096;
+/// Places of one lock's holders.
+const PLACES_MAX: usize = 64;
+/// Pieces of the union that may still grow to the left.
+const PIECES_MAX: usize = 32;
+/// A wait is heard of when the waiter runs: so many that were woken later may be heard of before it.
+const EARLIER_MAX: usize = 6;
+/// Share of a hold that its beginning may be uncertain by.
+const UNCERTAIN: f64 = 0.1;
+
+/// A lock: process and word.
+pub type LockWord = (u32, u64);
+
+/// One who waits and holds.
+pub type Holder = u64;
+
+/// What a holder did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Doing {
+    /// On a CPU, or wanting one without a sleep before.
+    Running,
+    /// Woken, and waiting for a CPU.
+    Runnable,
+    /// Asleep, for this.
+    Blocked(Reason),
+}
+
+/// A wait for a lock that another holder ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// Which lock.
+    pub lock: LockWord,
+    /// Who waited.
+    pub waiter: Holder,
+    /// When it began.
+    pub from_ns: u64,
+    /// When it ended.
+    pub woken_ns: u64,
+    /// When the waiter went on.
+    pub on_ns: u64,
+    /// Who released the lock, and where, when that is known.
+    pub released_by: Option<(Holder, StackId)>,
+}
+
+/// A sleep of somebody who may hold locks.
+#[derive(Clone, Copy, Debug)]
+pub struct Sleep {
+    /// Why.
+    pub reason: Reason,
+    /// Where.
+    pub stack: StackId,
+    /// When it began.
+    pub from_ns: u64,
+    /// When it ended.
+    pub woken_ns: u64,
+    /// When the sleeper went on.
+    pub on_ns: u64,
+}
+
+/// What is known of one lock.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Whole holds.
+    pub hold: Histogram,
+    /// Time held by what was done and where; whose number did so last.
+    pub places: FxHashMap<(Doing, StackId), (u64, Holder)>,
+    busy: Union,
+    /// Waits that ended last, by the time at which they did.
+    latest: VecDeque<Wait>,
+    /// The one before them: when it was woken, and when it went on.
+    before: Option<(u64, u64)>,
+}
+
+impl Account {
+    /// Time in which somebody slept for it.
+    #[must_use]
+    pub fn waited_for_ns(&self) -> u64 {
+        self.busy.length()
+    }
+
+    /// Adds another word of the same lock. The times in which it was waited for may be the same ones: the longer counts.
+    pub fn merge(&mut self, other: &Self) {
+        self.hold.merge(&other.hold);
+        for (&place, &(ns, holder)) in &other.places {
+            add(&mut self.places, place, ns, holder);
+        }
+        if other.busy.length() > self.busy.length() {
+            self.busy = other.busy.clone();
+        }
+    }
+}
+
+fn add(
+    places: &mut FxHashMap<(Doing, StackId), (u64, Holder)>,
+    place: (Doing, StackId),
+    ns: u64,
+    holder: Holder,
+) {
+    if ns == 0 || (places.len() >= PLACES_MAX && !places.contains_key(&place)) {
+        return;
+    }
+    let known = places.entry(place).or_insert((0, holder));
+    known.0 = known.0.saturating_add(ns);
+    known.1 = holder;
+}
+
+/// All locks that holds were seen of.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    sleeps: FxHashMap<Holder, VecDeque<Sleep>>,
+    locks: FxHashMap<LockWord, Account>,
+    window_ns: u64,
+}
+
+impl Holds {
+    /// Somebody who may hold locks slept, for whatever reason.
+    pub fn on_sleep(&mut self, sleeper: Holder, sleep: Sleep) {
+        if self.sleeps.len() >= HOLDERS_MAX && !self.sleeps.contains_key(&sleeper) {
+            self.sleeps.clear();
+        }
+        let sleeps = self.sleeps.entry(sleeper).or_default();
+        if sleeps.len() >= SLEEPS_MAX {
+            sleeps.pop_front();
+        }
+        sleeps.push_back(sleep);
+    }
+
+    /// A wait for a lock ended.
+    pub fn on_wait(&mut self, wait: Wait) {
+        if !self.locks.contains_key(&wait.lock) && self.locks.len() >= LOCKS_MAX {
+            return;
+        }
+        let account = self.locks.entry(wait.lock).or_default();
+        account.busy.add(wait.from_ns.max(self.window_ns), wait.woken_ns);
+        let at = account
+            .latest
+            .partition_point(|other| other.woken_ns <= wait.woken_ns);
+        account.latest.insert(at, wait);
+        while account.latest.len() > EARLIER_MAX {
+            account.settle(&self.sleeps);
+        }
+    }
+
+    /// Somebody ended: its number may be another one's soon.
+    pub fn forget(&mut self, holder: Holder) {
+        self.sleeps.remove(&holder);
+    }
+
+    /// What was seen has a gap: what is before it and after it has nothing to do with each other.
+    pub fn gap(&mut self) {
+        for account in self.locks.values_mut() {
+            while !account.latest.is_empty() {
+                account.settle(&self.sleeps);
+            }
+            account.before = None;
+        }
+        self.sleeps.clear();
+    }
+
+    /// What is known of a lock.
+    #[must_use]
+    pub fn of(&self, lock: LockWord) -> Option<Account> {
+        let mut account = self.locks.get(&lock)?.clone();
+        while !account.latest.is_empty() {
+            account.settle(&self.sleeps);
+        }
+        Some(account)
+    }
+
+    /// Begins a new window.
+    pub fn reset(&mut self, now_ns: u64) {
+        self.window_ns = now_ns;
+        self.locks.clear();
+    }
+}
+
+impl Account {
+    /// Takes the earliest of the waits that ended.
+    fn settle(&mut self, sleeps: &FxHashMap<Holder, VecDeque<Sleep>>) {
+        let Some(wait) = self.latest.pop_front() else {
+            return;
+        };
+        let before = self.before.take();
+        // Not ended by a release, or heard of too late: of the holds around it nothing is known.
+        let Some((holder, released_in)) = wait.released_by else {
+            return;
+        };
+        if before.is_some_and(|(woken_ns, _)| woken_ns > wait.woken_ns) {
+            return;
+        }
+        self.before = Some((wait.woken_ns, wait.on_ns));
+        let Some((_, from_ns)) = before else {
+            return;
+        };
+        let Some(whole) = wait.woken_ns.checked_sub(from_ns) else {
+            return;
+        };
+        if wait.from_ns.saturating_sub(from_ns) as f64 > whole as f64 * UNCERTAIN {
+            return;
+        }
+        let sleeps = sleeps.get(&holder).into_iter().flatten();
+        self.on_hold((from_ns, wait.woken_ns), sleeps, holder, released_in);
+    }
+
+    fn on_hold<'a>(
+        &mut self,
+        (from_ns, until_ns): (u64, u64),
+        sleeps: impl Iterator<Item = &'a Sleep>,
+        holder: Holder,
+        released_in: StackId,
+    ) {
+        let mut left = until_ns - from_ns;
+        self.hold.record(left);
+        let mut part = |place: (Doing, StackId), from: u64, to: u64| {
+            let ns = to.min(until_ns).saturating_sub(from.max(from_ns)).min(left);
+            left -= ns;
+            add(&mut self.places, place, ns, holder);
+        };
+        for sleep in sleeps {
+            let blocked = (Doing::Blocked(sleep.reason), sleep.stack);
+            part(blocked, sleep.from_ns, sleep.woken_ns);
+            part((Doing::Runnable, sleep.stack), sleep.woken_ns, sleep.on_ns);
+        }
+        add(&mut self.places, (Doing::Running, released_in), left, holder);
+    }
+}
+
+/// A union of intervals that come about in the order of their ends.
+#[derive(Clone, Debug, Default)]
+struct Union {
+    /// Apart from each other, in order.
+    pieces: Vec<(u64, u64)>,
+    /// Length of those that are settled: nothing before the last one's end counts any more.
+    settled_ns: u64,
+    until_ns: u64,
+}
+
+impl Union {
+    fn add(&mut self, from: u64, to: u64) {
+        let (mut from, mut to) = (from.max(self.until_ns), to);
+        if from >= to {
+            return;
+        }
+        let first = self.pieces.partition_point(|piece| piece.1 < from);
+        let after = self.pieces.partition_point(|piece| piece.0 <= to);
+        if let (Some(left), Some(right)) = (
+            self.pieces.get(first),
+            after.checked_sub(1).and_then(|at| self.pieces.get(at)),
+        ) && first < after
+        {
+            from = from.min(left.0);
+            to = to.max(right.1);
+        }
+        self.pieces.splice(first..after.max(first), [(from, to)]);
+        if self.pieces.len() > PIECES_MAX {
+            let (from, to) = self.pieces.remove(0);
+            self.settled_ns += to - from;
+            self.until_ns = to;
+        }
+    }
+
+    fn length(&self) -> u64 {
+        self.settled_ns + self.pieces.iter().map(|(from, to)| to - from).sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCK: LockWord = (1, 0x1000);
+    const RELEASE: StackId = StackId(7);
+
+    fn wait(waiter: Holder, from_ns: u64, woken_ns: u64, by: Holder) -> Wait {
+        Wait {
+            lock: LOCK,
+            waiter,
+            from_ns,
+            woken_ns,
+            on_ns: woken_ns + 5,
+            released_by: Some((by, RELEASE)),
+        }
+    }
+
+    fn held(holds: &Holds) -> Vec<(u64, u64)> {
+        let account = holds.of(LOCK).unwrap();
+        account.hold.buckets().collect()
+    }
+
+    #[test]
+    fn a_hold_lasts_from_the_end_of_a_wait_to_the_next_wake_up() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        // 3 slept already when 2 came, at 205.
+        seen.on_wait(wait(3, 150, 305, 2));
+        assert_eq!(held(&seen), [(100, 1)]);
+        let account = seen.of(LOCK).unwrap();
+        assert_eq!(account.places[&(Doing::Running, RELEASE)], (100, 2));
+        assert_eq!(account.waited_for_ns(), 205);
+    }
+
+    #[test]
+    fn with_nobody_asleep_a_release_may_have_gone_unseen() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(3, 250, 305, 2));
+        assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
+    }
+
+    #[test]
+    fn who_lost_the_race_found_it_held_by_who_woke_the_next() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        // 1 took it again at once: 2 ran at 205, found it taken, and slept on.
+        seen.on_wait(wait(2, 207, 1205, 1));
+        assert_eq!(held(&seen), [(1000, 1)]);
+        assert_eq!(
+            seen.of(LOCK).unwrap().places[&(Doing::Running, RELEASE)],
+            (1000, 1)
+        );
+    }
+
+    #[test]
+    fn waits_are_taken_in_the_order_of_their_ends() {
+        let mut seen = Holds::default();
+        for wait in [
+            wait(2, 100, 200, 1),
+            wait(4, 150, 405, 3),
+            Wait {
+                // Woken before the one above, but without a CPU for long.
+                on_ns: 420,
+                ..wait(3, 150, 305, 2)
+            },
+        ] {
+            seen.on_wait(wait);
+        }
+        // The one between 305 and 405 began when nobody knows: its holder ran at 420 at the earliest.
+        assert_eq!(held(&seen), [(100, 1)]);
+    }
+
+    #[test]
+    fn what_the_holder_slept_for_is_told_apart() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        let sleep = |from_ns, woken_ns, on_ns| Sleep {
+            reason: Reason::FileIo,
+            stack: StackId(8),
+            from_ns,
+            woken_ns,
+            on_ns,
+        };
+        seen.on_sleep(2, sleep(190, 195, 199));
+        seen.on_sleep(2, sleep(300, 900, 950));
+        // After the release, but heard of before the one who was woken by it.
+        seen.on_sleep(2, sleep(1100, 1200, 1250));
+        seen.on_wait(wait(3, 150, 1005, 2));
+        let places = seen.of(LOCK).unwrap().places;
+        assert_eq!(places[&(Doing::Blocked(Reason::FileIo), StackId(8))].0, 600);
+        assert_eq!(places[&(Doing::Runnable, StackId(8))].0, 50);
+        assert_eq!(places[&(Doing::Running, RELEASE)].0, 150);
+        assert_eq!(places.len(), 3);
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_hold_that_nobody_is_known_to_have_ended() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(Wait {
+            released_by: None,
+            ..wait(3, 150, 305, 2)
+        });
+        assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
+        assert_eq!(seen.of(LOCK).unwrap().waited_for_ns(), 205);
+    }
+
+    #[test]
+    fn nothing_spans_a_gap() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        seen.gap();
+        seen.on_wait(wait(3, 150, 305, 2));
+        assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
+    }
+
+    #[test]
+    fn a_window_has_its_own_holds() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        seen.reset(250);
+        assert!(seen.of(LOCK).is_none());
+        seen.on_wait(wait(3, 150, 305, 2));
+        let account = seen.of(LOCK).unwrap();
+        assert_eq!((account.hold.count(), account.waited_for_ns()), (0, 55));
+    }
+
+    #[test]
+    fn the_union_is_that_of_all_intervals() {
+        use proptest::prelude::*;
+        proptest!(|(mut intervals in prop::collection::vec((0u64..2000, 1u64..60), 0..200))| {
+            intervals.sort_by_key(|(from, length)| from + length);
+            let mut union = Union::default();
+            let mut covered = vec![false; 2100];
+            for &(from, length) in &intervals {
+                union.add(from, from + length);
+                covered[from as usize..(from + length) as usize].fill(true);
+            }
+            let truth = covered.iter().filter(|&&covered| covered).count() as u64;
+            // Settled pieces do not grow: with more gaps than are remembered a little may be missed, never added.
+            prop_assert!(union.length() <= truth);
+            if union.settled_ns == 0 {
+                prop_assert_eq!(union.length(), truth);
+            }
+        });
+    }
+}
