@@ -1,13 +1,16 @@
 //! Aggregators: pure over decoded events. Time and identity come in the event; nothing here reads a clock or `/proc`.
 
+pub(crate) mod ages;
 pub mod fds;
 pub mod go_locks;
 pub mod go_pools;
 pub mod go_starts;
 pub mod goroutines;
 pub mod hist;
+pub(crate) mod periods;
 pub mod reason;
 pub(crate) mod series;
+pub(crate) mod stats;
 pub mod threads;
 pub mod tids;
 pub(crate) mod verdict;
