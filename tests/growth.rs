@@ -12,6 +12,8 @@
 mod dice;
 #[path = "growth/histories.rs"]
 mod histories;
+#[path = "growth/modes.rs"]
+mod modes;
 #[path = "growth/periods.rs"]
 mod periods;
 #[path = "growth/stage.rs"]

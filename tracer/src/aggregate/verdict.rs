@@ -23,6 +23,8 @@ const FULL_WINDOW_NS: f64 = 60e9;
 const LATE: f64 = 0.15;
 /// Chance, were growth as steady as a leak's, of gaps as wide as there are: below it growth has stopped.
 const QUIET: f64 = 0.01;
+/// With fewer that stay, born apart, a confidence is taken down twice.
+const FEW: f64 = 16.0;
 /// Part of the time since the first that the last of those that stay must reach.
 const LAST: f64 = 0.6;
 /// Share of those that stay that the second half of their time must bring.
@@ -214,10 +216,11 @@ impl Leak {
             / seconds;
         Some(Self {
             confidence: units / (units + 6.0)
+                * (units / FEW).min(1.0)
                 * if evidence.series.closed > 0 { 1.0 } else { 0.8 }
                 * (0.4 + 0.6 * (goes_on * 5.0).min(1.0))
                 * (1.0 - 5.0 * late)
-                * apart.max(0.5)
+                * apart.max(0.3)
                 * if replaced > 0 {
                     (net as f64 / ((number + replaced) as f64).sqrt() / 5.0).min(1.0)
                 } else {

@@ -35,11 +35,11 @@ mod tests {
         assert_eq!(how(&[]), "growing all the time");
         assert_eq!(
             how(&[step(40, 5_300_000_000)]),
-            "growing in a step of +40 every 5.3 s: look for a job of that period"
+            "growing in a step of +40 every 5.30 s: look for a job of that period"
         );
         assert_eq!(
             how(&[step(40, 5_300_000_000), step(2, 7_100_000_000)]),
-            "growing in steps of +40 every 5.3 s and +2 every 7.1 s: look for a job of that period"
+            "growing in steps of +40 every 5.30 s and +2 every 7.10 s: look for a job of that period"
         );
     }
 }
