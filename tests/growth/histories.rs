@@ -12,7 +12,7 @@ const NEVER: f64 = f64::INFINITY;
 
 /// What is true of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub(crate) enum Truth {
     /// Some are never closed, and it goes on.
     Leak,
     /// It levels off, comes back, or stops.
@@ -22,10 +22,10 @@ pub enum Truth {
 }
 
 /// A history of a window of so many seconds.
-pub type Make = fn(&mut Dice, f64) -> Vec<Life>;
+pub(crate) type Make = fn(&mut Dice, f64) -> Vec<Life>;
 
 /// All kinds.
-pub const KINDS: &[(&str, Truth, Make)] = &[
+pub(crate) const KINDS: &[(&str, Truth, Make)] = &[
     ("steady pool", Truth::Sound, steady_pool),
     ("pool that renews its members", Truth::Sound, renewed_pool),
     ("warm-up that levels off", Truth::Sound, warm_up),

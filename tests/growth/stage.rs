@@ -17,7 +17,7 @@ use tracer_ebpf::{
 };
 
 /// Born and died, in seconds from the start of the trace; before it where negative, never where infinite.
-pub type Life = (f64, f64);
+pub(crate) type Life = (f64, f64);
 
 const TGID: u32 = 100;
 const STACK: StackId = StackId(1);
@@ -48,7 +48,7 @@ enum Happens {
 }
 
 /// What the table says after `window` seconds about the one stack that made all of them.
-pub fn judged(lives: &[Life], window: f64) -> FdStack {
+pub(crate) fn judged(lives: &[Life], window: f64) -> FdStack {
     let fds = traced(lives, window);
     fds.by_stack
         .into_iter()
@@ -57,7 +57,7 @@ pub fn judged(lives: &[Life], window: f64) -> FdStack {
 }
 
 /// The whole section.
-pub fn traced(lives: &[Life], window: f64) -> Fds {
+pub(crate) fn traced(lives: &[Life], window: f64) -> Fds {
     let mut table = FdTable::new(TGID);
     let mut free: BinaryHeap<Reverse<i32>> = BinaryHeap::new();
     let mut most = 2;

@@ -23,7 +23,7 @@ const VERDICTS: [Verdict; 6] = [
 ];
 
 /// Wilson's interval of a share, 95 %.
-pub fn wilson(hits: usize, of: usize) -> (f64, f64) {
+pub(crate) fn wilson(hits: usize, of: usize) -> (f64, f64) {
     if of == 0 {
         return (0.0, 1.0);
     }
