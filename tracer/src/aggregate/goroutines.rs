@@ -6,10 +6,11 @@
 
 use rustc_hash::FxHashMap;
 
-use super::series::{Series, Shape, Timeline};
+use super::ages::Ages;
+use super::series::{Series, Timeline};
 use super::verdict::{self, Evidence};
 use crate::go::snapshot::{Goroutine, NO_GROUP};
-use crate::report::model::Verdict;
+use crate::report::model::{Step, Verdict};
 
 /// Rows, and creators, with an account.
 const MAX_ACCOUNTS: usize = 8192;
@@ -26,17 +27,17 @@ const OWN_GROWTH: u64 = 2;
 #[derive(Clone, Debug, Default)]
 struct Account {
     series: Series,
-    /// Alive at the start, and gone since.
-    before_closed: u64,
-    /// Deaths by the binary logarithm of their age in ns.
-    deaths: Vec<u32>,
+    /// Of those alive at the start and gone since, how long after it.
+    before: Ages,
+    /// Of the others that are gone, their ages.
+    deaths: Ages,
     /// Sampled time, in parts of the window.
     blocks: Vec<u64>,
     samples: u64,
 }
 
 /// What a series of goroutines means.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judged {
     /// Began since the start.
     pub opened: u64,
@@ -48,8 +49,14 @@ pub struct Judged {
     pub at_start: u64,
     /// Verdict and confidence, 0 to 1.
     pub verdict: Option<(Verdict, f64)>,
-    /// Slope of the number.
+    /// How many stay per second, or the slope of the number.
     pub growth_per_s: f64,
+    /// Its 95 % interval.
+    pub growth_interval_per_s: Option<[f64; 2]>,
+    /// Of a leak: share of those begun that stay.
+    pub stays: Option<f64>,
+    /// Of what leaks: its staircases.
+    pub steps: Vec<Step>,
 }
 
 /// Time that goroutines spent in a row, by samples.
@@ -64,12 +71,10 @@ pub struct Sampled {
 }
 
 /// Ages of those alive, for a verdict.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Survivors {
-    /// By the quarter of the window in which they began.
-    pub by_quarter: [u64; 4],
-    /// As old as a suspect must be.
-    pub old: u64,
+    /// When those began that were not there at the start.
+    births: Vec<u64>,
 }
 
 /// The goroutines of one process.
@@ -164,14 +169,10 @@ impl Goroutines {
             && let Some(account) = self.account(key)
         {
             account.series.died();
-            account.before_closed += u64::from(start_ns.is_some_and(|start| since_ns <= start));
-            let age = now_ns.saturating_sub(since_ns);
-            let at = logarithm(age);
-            if account.deaths.len() <= at {
-                account.deaths.resize(at + 1, 0);
-            }
-            if let Some(deaths) = account.deaths.get_mut(at) {
-                *deaths += 1;
+            if let Some(start) = start_ns.filter(|&start| since_ns <= start) {
+                account.before.add(now_ns.saturating_sub(start));
+            } else {
+                account.deaths.add(now_ns.saturating_sub(since_ns));
             }
         }
     }
@@ -252,29 +253,31 @@ impl Goroutines {
     }
 
     /// What the number of a creator's goroutines means.
-    pub fn creator(&self, creator: u64, survivors: &Survivors, older_ns: Option<u64>) -> Judged {
+    pub fn creator(&self, creator: u64, survivors: Survivors, older_ns: Option<u64>) -> Judged {
         self.judge(self.by_creator.get(&creator), survivors, older_ns)
     }
 
-    /// What the number of goroutines in a row means, its creator's considered.
+    /// What the number of goroutines in a row means, that of its creator's considered.
     pub fn row(
         &self,
         group: u32,
-        creator: u64,
-        survivors: &Survivors,
-        of_creator: &Survivors,
+        survivors: Survivors,
+        of_creator: &Judged,
         older_ns: Option<u64>,
     ) -> Judged {
         let mut own = self.judge(self.by_group.get(&group), survivors, older_ns);
-        let all = self.creator(creator, of_creator, older_ns);
+        let all = of_creator;
         let grew = |judged: &Judged| judged.live.saturating_sub(judged.at_start);
         own.verdict = match (own.verdict, all.verdict) {
             // They come and go from this place, but never end.
-            (_, Some((Verdict::Leaking, sure))) if grew(&own) * OWN_GROWTH >= grew(&all) => {
+            (_, Some((Verdict::Leaking, sure))) if grew(&own) * OWN_GROWTH >= grew(all) => {
+                if own.steps.is_empty() {
+                    own.steps.clone_from(&all.steps);
+                }
                 Some((Verdict::Leaking, sure))
             }
             // They are not more than before, only elsewhere.
-            (Some((Verdict::Leaking | Verdict::Growing, _)), _) if grew(&all) * OWN_GROWTH < grew(&own) => {
+            (Some((Verdict::Leaking | Verdict::Growing, _)), _) if grew(all) * OWN_GROWTH < grew(&own) => {
                 Some((Verdict::Churn, 0.0))
             }
             (own, _) => own,
@@ -282,56 +285,44 @@ impl Goroutines {
         own
     }
 
-    fn judge(&self, account: Option<&Account>, survivors: &Survivors, older_ns: Option<u64>) -> Judged {
+    fn judge(&self, account: Option<&Account>, survivors: Survivors, older_ns: Option<u64>) -> Judged {
         let Some(account) = account else {
             return Judged::default();
         };
         let series = &account.series;
-        let shape: Shape = series.shape(&self.timeline, self.last_ns);
-        let suspect_ns = older_ns.unwrap_or(shape.window_ns / 4).max(1);
-        let from = logarithm(suspect_ns);
-        let late_deaths = account
-            .deaths
-            .iter()
-            .skip(from)
-            .map(|&n| u64::from(n))
-            .sum::<u64>();
-        let (verdict, confidence) = verdict::judge(&Evidence {
+        let mut births = survivors.births;
+        births.sort_unstable();
+        let judged = verdict::judge(&Evidence {
             complete: self.folded == 0,
             mixed: false,
-            opened: series.opened,
-            closed: series.closed,
-            at_start: series.at_start,
-            live: series.live(),
-            shape,
-            survivors: survivors.by_quarter,
-            old: survivors.old,
-            late_deaths: late_deaths.saturating_sub(account.before_closed),
-            before_closed: account.before_closed,
+            series,
+            line: &self.timeline,
+            now_ns: self.last_ns,
+            births: &births,
+            deaths: &account.deaths,
+            before: &account.before,
+            older_ns,
+            // A goroutine is seen by the first snapshot after it began.
+            resolution_ns: self.window_ns() / self.snapshots.saturating_sub(1).max(1),
         });
         Judged {
             opened: series.opened,
             closed: series.closed,
             live: series.live(),
             at_start: series.at_start,
-            verdict: Some((verdict, confidence)),
-            growth_per_s: shape.slope_per_s,
+            verdict: Some((judged.verdict, judged.confidence)),
+            growth_per_s: judged.growth_per_s,
+            growth_interval_per_s: judged.interval.map(|(low, high)| [low, high]),
+            stays: judged.stays,
+            steps: judged.periods.iter().map(Step::from).collect(),
         }
     }
 
     /// Adds one that is alive to those of its row or creator.
-    pub fn survives(&self, survivors: &mut Survivors, since_ns: u64, older_ns: Option<u64>) {
-        let window_ns = self.window_ns();
-        let Some(start_ns) = self.start_ns.filter(|&start| since_ns > start) else {
-            return;
-        };
-        let into = u128::from(since_ns - start_ns);
-        let quarter = (into.saturating_sub(1) * 4 / u128::from(window_ns.max(1))).min(3) as usize;
-        if let Some(born) = survivors.by_quarter.get_mut(quarter) {
-            *born += 1;
+    pub fn survives(&self, survivors: &mut Survivors, since_ns: u64) {
+        if self.start_ns.is_some_and(|start| since_ns > start) {
+            survivors.births.push(since_ns);
         }
-        let age = self.last_ns.saturating_sub(since_ns);
-        survivors.old += u64::from(age >= older_ns.unwrap_or(window_ns / 4));
     }
 
     /// Rows in which time was spent.
@@ -376,11 +367,6 @@ impl Goroutines {
 enum Key {
     Creator(u64),
     Group(u32),
-}
-
-/// Binary, rounded down; of 0 it is 0.
-fn logarithm(ns: u64) -> usize {
-    ns.checked_ilog2().unwrap_or(0) as usize
 }
 
 /// Adds pairs of neighbours.
@@ -429,17 +415,15 @@ mod tests {
         }
         let (mut row, mut creator) = (Survivors::default(), Survivors::default());
         for goroutine in &alive {
-            goroutines.survives(&mut creator, goroutine.born_ns, None);
+            goroutines.survives(&mut creator, goroutine.born_ns);
             if goroutine.group == 0 {
-                goroutines.survives(&mut row, goroutine.joined_ns, None);
+                goroutines.survives(&mut row, goroutine.joined_ns);
             }
         }
         let sampled = goroutines.sampled().find(|(group, _)| *group == 0).unwrap().1;
-        (
-            goroutines.creator(0x1000, &creator, None),
-            goroutines.row(0, 0x1000, &row, &creator, None),
-            sampled,
-        )
+        let creator = goroutines.creator(0x1000, creator, None);
+        let row = goroutines.row(0, row, &creator, None);
+        (creator, row, sampled)
     }
 
     fn verdict(judged: &Judged) -> Verdict {

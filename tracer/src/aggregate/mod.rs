@@ -1,5 +1,6 @@
 //! Aggregators: pure over decoded events. Time and identity come in the event; nothing here reads a clock or `/proc`.
 
+pub(crate) mod ages;
 pub mod fds;
 pub mod go_locks;
 pub mod go_pools;
@@ -7,9 +8,11 @@ pub mod go_starts;
 pub mod goroutines;
 pub mod hist;
 pub mod holds;
+pub(crate) mod periods;
 pub mod reason;
 pub(crate) mod series;
 pub mod slices;
+pub(crate) mod stats;
 pub mod threads;
 pub mod tids;
 pub(crate) mod verdict;

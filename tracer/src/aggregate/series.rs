@@ -3,9 +3,11 @@
 //! A sample keeps the lowest and highest number since the sample before it, so a dip between two samples is never
 //! lost, however coarse the series has become: what was drained once cannot look like growth.
 
+use super::stats::{self, Trend};
+
 /// Most samples kept.
 pub(crate) const MAX_SAMPLES: usize = 240;
-/// With more series than this, half as many: 6 MB in all either way.
+/// With more series than this, half as many: 8 MB in all either way.
 const MANY: usize = 2048;
 /// Most points that a slope is taken over: its cost is quadratic.
 const SLOPE_POINTS: usize = 48;
@@ -97,6 +99,8 @@ struct Sample {
     live: u32,
     low: u32,
     high: u32,
+    /// Births since the start.
+    opened: u32,
 }
 
 /// One series: descriptors of one stack, or of the whole table.
@@ -169,13 +173,12 @@ impl Series {
             live: short(self.live()),
             low: short(self.low),
             high: short(self.high),
+            opened: short(self.opened),
         }
     }
 
-    /// The shape of the series from the timeline's start to `now_ns`.
-    pub(crate) fn shape(&self, line: &Timeline, now_ns: u64) -> Shape {
-        let start_ns = line.start_ns.unwrap_or(now_ns);
-        let window_ns = now_ns.saturating_sub(start_ns);
+    /// The samples before `now_ns`, and one of now.
+    fn points(&self, line: &Timeline, now_ns: u64) -> Vec<(u64, Sample)> {
         let mut points: Vec<(u64, Sample)> = line
             .times
             .iter()
@@ -184,6 +187,52 @@ impl Series {
             .filter(|&(ns, _)| ns < now_ns)
             .collect();
         points.push((now_ns, self.now()));
+        points
+    }
+
+    /// The trend of the lowest numbers, which bursts do not move.
+    pub(crate) fn trend(&self, line: &Timeline, now_ns: u64) -> Option<Trend> {
+        let points = self.points(line, now_ns);
+        let step = points.len().div_ceil(SLOPE_POINTS).max(1);
+        // The lowest of all that is left out counts too.
+        let chosen: Vec<(f64, f64)> = points
+            .rchunks(step)
+            .rev()
+            .filter_map(|some| {
+                let low = some.iter().map(|point| point.1.low).min()?;
+                let at = some.last()?.0;
+                Some((
+                    at.saturating_sub(line.start_ns.unwrap_or(0)) as f64 / 1e9,
+                    low.into(),
+                ))
+            })
+            .collect();
+        stats::trend(&chosen)
+    }
+
+    /// Births by so many ns, in a straight line from sample to sample.
+    pub(crate) fn births_at(&self, line: &Timeline, now_ns: u64) -> impl Fn(u64) -> f64 + use<> {
+        let mut known = vec![(line.start_ns.unwrap_or(0), 0)];
+        known.extend(
+            self.points(line, now_ns)
+                .into_iter()
+                .map(|(ns, sample)| (ns, sample.opened)),
+        );
+        move |ns| {
+            let at = known.partition_point(|point| point.0 < ns);
+            let (Some(&after), Some(&before)) = (known.get(at), known.get(at.saturating_sub(1))) else {
+                return known.last().map_or(0.0, |last| last.1.into());
+            };
+            let part = ns.saturating_sub(before.0) as f64 / after.0.saturating_sub(before.0).max(1) as f64;
+            f64::from(before.1) + part * (f64::from(after.1) - f64::from(before.1))
+        }
+    }
+
+    /// The shape of the series from the timeline's start to `now_ns`.
+    pub(crate) fn shape(&self, line: &Timeline, now_ns: u64) -> Shape {
+        let start_ns = line.start_ns.unwrap_or(now_ns);
+        let window_ns = now_ns.saturating_sub(start_ns);
+        let points = self.points(line, now_ns);
         let mut shape = Shape {
             window_ns,
             floors: [u64::MAX; 4],
@@ -200,7 +249,6 @@ impl Series {
             shape.peaks[quarter] = shape.peaks[quarter].max(sample.high.into());
         }
         shape.enough = seen.iter().all(|&number| number >= 2);
-        shape.slope_per_s = slope(&points);
         shape
     }
 }
@@ -218,29 +266,6 @@ pub(crate) struct Shape {
     pub(crate) ends: [u64; 4],
     /// Each quarter has samples enough to speak of.
     pub(crate) enough: bool,
-    /// Theil–Sen slope of the live number.
-    pub(crate) slope_per_s: f64,
-}
-
-/// Theil–Sen: the median of the slopes between all pairs of points; up to 29 % of wild points do not move it.
-fn slope(points: &[(u64, Sample)]) -> f64 {
-    let step = points.len().div_ceil(SLOPE_POINTS).max(1);
-    let chosen: Vec<_> = points.iter().rev().step_by(step).collect();
-    let mut slopes = Vec::with_capacity(chosen.len() * chosen.len() / 2);
-    for (at, later) in chosen.iter().enumerate() {
-        for earlier in &chosen[at + 1..] {
-            let ns = later.0.saturating_sub(earlier.0);
-            if ns > 0 {
-                let rise = f64::from(later.1.live) - f64::from(earlier.1.live);
-                slopes.push(rise * 1e9 / ns as f64);
-            }
-        }
-    }
-    if slopes.is_empty() {
-        return 0.0;
-    }
-    let middle = slopes.len() / 2;
-    *slopes.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
 #[cfg(test)]
@@ -316,7 +341,7 @@ mod tests {
                 series.opened -= 1000;
             }
         }
-        let slope = series.shape(&line, 100 * SECOND).slope_per_s;
+        let slope = series.trend(&line, 100 * SECOND).unwrap().slope;
         assert!((slope - 2.0).abs() < 0.2, "{slope}");
     }
 

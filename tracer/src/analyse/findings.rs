@@ -2,6 +2,7 @@
 
 mod go_proof;
 mod goroutines;
+mod growth;
 mod in_part;
 mod pools;
 mod stuck;
@@ -152,15 +153,19 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 row.growth_per_s
             ),
             detail: format!(
-                "{} opened, {} closed, growing all the time{limit}{way}",
+                "{} opened, {} closed, {}{limit}{way}",
                 count(row.opened),
-                count(row.closed)
+                count(row.closed),
+                growth::how(&row.steps)
             ),
             evidence: evidence(&[
                 ("opened", json!(row.opened)),
                 ("closed", json!(row.closed)),
                 ("live", json!(row.live)),
                 ("growth_per_s", json!(row.growth_per_s)),
+                ("growth_interval_per_s", json!(row.growth_interval_per_s)),
+                ("stays", json!(row.stays)),
+                ("steps", json!(row.steps)),
                 ("time_to_limit_ns", json!(fds.time_to_limit_ns)),
                 ("opened_in", json!(row.stack)),
             ]),

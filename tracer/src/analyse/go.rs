@@ -77,15 +77,24 @@ pub fn go(
         *by_status.entry(goroutine.status.name().to_owned()).or_default() += 1;
     }
     let answers = Answers::ask(reader, objects, now_ns);
-    let (rows, creators) = alive(target, older_ns, now_ns);
+    let (rows, creators) = alive(target, now_ns);
     let mut places = Places::new(pid);
-    let by_creator = by_creator(target, &creators, older_ns, &mut places, names);
-    let none = Survivors::default();
+    let creators: FxHashMap<u64, (u64, Judged)> = creators
+        .into_iter()
+        .map(|(creator, alive)| {
+            (
+                creator,
+                (alive.count, account.creator(creator, alive.survivors, older_ns)),
+            )
+        })
+        .collect();
+    let by_creator = by_creator(&creators, &mut places, names);
+    let none = Judged::default();
     let mut shown: Vec<(Judged, u32, u64, Alive)> = rows
         .into_iter()
-        .map(|((group, creator), alive)| {
-            let of_creator = creators.get(&creator).map_or(&none, |alive| &alive.survivors);
-            let judged = account.row(group, creator, &alive.survivors, of_creator, older_ns);
+        .map(|((group, creator), mut alive)| {
+            let of_creator = creators.get(&creator).map_or(&none, |(_, judged)| judged);
+            let judged = account.row(group, std::mem::take(&mut alive.survivors), of_creator, older_ns);
             (judged, group, creator, alive)
         })
         .collect();
@@ -130,6 +139,9 @@ pub fn go(
                 verdict,
                 confidence,
                 growth_per_s: judged.growth_per_s,
+                growth_interval_per_s: judged.growth_interval_per_s,
+                stays: judged.stays,
+                steps: judged.steps,
                 waits_on: answers.waits_on(number),
                 peers,
                 peers_asked,
@@ -166,24 +178,20 @@ pub fn go(
 }
 
 /// Those alive, by row and by creator.
-fn alive(
-    target: &Seen<'_>,
-    older_ns: Option<u64>,
-    now_ns: u64,
-) -> (FxHashMap<(u32, u64), Alive>, FxHashMap<u64, Alive>) {
+fn alive(target: &Seen<'_>, now_ns: u64) -> (FxHashMap<(u32, u64), Alive>, FxHashMap<u64, Alive>) {
     let account = target.account;
     let mut rows: FxHashMap<(u32, u64), Alive> = FxHashMap::default();
     let mut creators: FxHashMap<u64, Alive> = FxHashMap::default();
     for (_, goroutine) in target.reader.goroutines() {
         let creator = creators.entry(goroutine.creator).or_default();
         creator.count += 1;
-        account.survives(&mut creator.survivors, goroutine.born_ns, older_ns);
+        account.survives(&mut creator.survivors, goroutine.born_ns);
         if goroutine.group == NO_GROUP {
             continue;
         }
         let row = rows.entry((goroutine.group, goroutine.creator)).or_default();
         row.count += 1;
-        account.survives(&mut row.survivors, goroutine.joined_ns, older_ns);
+        account.survives(&mut row.survivors, goroutine.joined_ns);
         let since = since(goroutine);
         row.waits.record(now_ns.saturating_sub(since));
         let at = row.examples.partition_point(|(other, _)| *other <= since);
@@ -196,28 +204,28 @@ fn alive(
 }
 
 fn by_creator(
-    target: &Seen<'_>,
-    creators: &FxHashMap<u64, Alive>,
-    older_ns: Option<u64>,
+    creators: &FxHashMap<u64, (u64, Judged)>,
     places: &mut Places,
     names: &mut Names<'_>,
 ) -> Vec<GoCreator> {
     let mut rows: Vec<GoCreator> = creators
         .iter()
-        .map(|(&creator, alive)| {
-            let judged = target.account.creator(creator, &alive.survivors, older_ns);
+        .map(|(&creator, &(live, ref judged))| {
             let (created_by, created_at) = places.creator(creator, names);
-            let (verdict, confidence) = told(&judged);
+            let (verdict, confidence) = told(judged);
             GoCreator {
                 created_by,
                 created_at,
                 opened: judged.opened,
                 closed: judged.closed,
-                live: alive.count,
+                live,
                 live_at_start: judged.at_start,
                 verdict,
                 confidence,
                 growth_per_s: judged.growth_per_s,
+                growth_interval_per_s: judged.growth_interval_per_s,
+                stays: judged.stays,
+                steps: judged.steps.clone(),
             }
         })
         .collect();

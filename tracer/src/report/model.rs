@@ -590,14 +590,30 @@ document! {
         pub verdict: Verdict,
         /// Of the verdict, 0 to 1.
         pub confidence: f64,
-        /// Growth of the live number.
+        /// Growth of the live number; of a leak, how many stay per second.
         pub growth_per_s: f64,
-        /// Period of a staircase.
+        /// 95 % interval of that; null with too few samples.
+        pub growth_interval_per_s: Option<[f64; 2]>,
+        /// Of a leak: the share of those made that stay.
+        pub stays: Option<f64>,
+        /// Period of a staircase: the surest of `steps`.
         pub period_ns: Option<u64>,
+        /// Of a leak that comes in steps: the jobs that leave them, the surest first.
+        pub steps: Vec<Step>,
         /// Age of those still open.
         pub age: Hist,
         /// Some of those still open, oldest first.
         pub examples: Vec<FdExample>,
+    }
+
+    /// A staircase: something that happens once in a while leaves some behind each time.
+    pub struct Step {
+        /// From step to step.
+        pub period_ns: u64,
+        /// How many more after one step: the median.
+        pub size: u64,
+        /// Chance of such a regularity among steps at random times.
+        pub p_value: f64,
     }
 
     /// A goroutine that made another one.

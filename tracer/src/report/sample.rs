@@ -10,7 +10,7 @@ use super::model::{
     Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
     GoPoolUse, GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten,
     Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
-    Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, Slices, StackFrame, StackKey, StacksHad,
+    Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, Slices, StackFrame, StackKey, StacksHad, Step,
     Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
@@ -108,6 +108,9 @@ fn goroutines() -> Go {
         verdict: Verdict::Leaking,
         confidence: 0.71,
         growth_per_s: 9.7,
+        growth_interval_per_s: Some([9.1, 10.3]),
+        stays: Some(1.0),
+        steps: Vec::new(),
         waits_on: Some(own_channels()),
         peers: vec![GoPeer {
             scheme: "https".to_owned(),
@@ -133,6 +136,9 @@ fn goroutines() -> Go {
         verdict: Verdict::Leaking,
         confidence: 0.71,
         growth_per_s: 9.7,
+        growth_interval_per_s: Some([9.1, 10.3]),
+        stays: Some(1.0),
+        steps: Vec::new(),
     };
     let running = GoStack {
         stack: None,
@@ -748,7 +754,14 @@ fn leaking_fds() -> Fds {
                 verdict: Verdict::Leaking,
                 confidence: 0.97,
                 growth_per_s: 4.1,
+                growth_interval_per_s: Some([3.2, 5.0]),
+                stays: Some(1.0),
                 period_ns: Some(5300 * MS),
+                steps: vec![Step {
+                    period_ns: 5300 * MS,
+                    size: 20,
+                    p_value: 3e-7,
+                }],
                 age: times(41, 100_000, 9_900_000),
                 examples: vec![example(33, 9900), example(35, 9650)],
             },
@@ -766,7 +779,10 @@ fn leaking_fds() -> Fds {
                 verdict: Verdict::Steady,
                 confidence: 1.0,
                 growth_per_s: 0.0,
+                growth_interval_per_s: None,
+                stays: None,
                 period_ns: None,
+                steps: Vec::new(),
                 age: times(0, 0, 0),
                 examples: vec![file],
             },

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::births::Source;
 use super::{Death, FdTable, Live, MAX_CALLS, MAX_LIVE, MAX_ROWS, Origin, Row, RowKey};
+use crate::aggregate::ages::Ages;
 use crate::aggregate::series::Series;
 use crate::report::model::FdKind;
 
@@ -103,11 +104,10 @@ impl FdTable {
         row.series.died();
         self.total.died();
         if old.origin == Origin::Seed {
-            *self.before_closed.entry(old.kind).or_default() += 1;
+            let since_ns = ts_ns.saturating_sub(self.timeline.start_ns().unwrap_or(ts_ns));
+            self.before_closed.entry(old.kind).or_default().add(since_ns);
         } else {
-            let age = ts_ns.saturating_sub(old.birth_ns);
-            let slot = &mut row.lifetimes[63 - (age | 1).leading_zeros() as usize];
-            *slot = slot.saturating_add(1);
+            row.deaths.add(ts_ns.saturating_sub(old.birth_ns));
         }
     }
 
@@ -125,7 +125,7 @@ impl FdTable {
             series: Series::new(self.timeline.len()),
             kinds: BTreeMap::new(),
             calls: Vec::new(),
-            lifetimes: [0; 64],
+            deaths: Ages::default(),
         });
         self.by_key.insert(key, row);
         row

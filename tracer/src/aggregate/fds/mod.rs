@@ -24,6 +24,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub use self::reconcile::Reconciled;
 pub use self::report::ReportInput;
+use super::ages::Ages;
 use super::go_starts::AskerId;
 use super::series::{Series, Timeline};
 use crate::proc::fd::FdScan;
@@ -62,7 +63,8 @@ pub struct FdTable {
     closed: u64,
     unseen_births: u64,
     unseen_deaths: u64,
-    before_closed: BTreeMap<FdKind, u64>,
+    /// When those of before the start ended, as the time since it.
+    before_closed: BTreeMap<FdKind, Ages>,
     folded: u64,
     incomplete: Vec<&'static str>,
 }
@@ -105,8 +107,8 @@ struct Row {
     series: Series,
     kinds: BTreeMap<FdKind, u64>,
     calls: Vec<(i64, u64)>,
-    /// Ages at death, by power of two of ns.
-    lifetimes: [u32; 64],
+    /// Ages at death, of those born since the start.
+    deaths: Ages,
 }
 
 /// Deaths not long ago, for scans that may have seen the descriptor before its close took effect.

@@ -1,12 +1,13 @@
 //! The table as a section of the report.
 
 use super::{FdTable, Live, Origin, Row, RowKey, births};
+use crate::aggregate::ages::Ages;
 use crate::aggregate::go_starts::AskerId;
 use crate::aggregate::hist::Histogram;
 use crate::aggregate::verdict::{self, Evidence};
 use crate::proc::fd::{FdEntry, FdScan};
 use crate::proc::sockets::Sockets;
-use crate::report::model::{AskedBy, FdExample, FdStack, Fds, Hist, StackKey, Verdict};
+use crate::report::model::{AskedBy, FdExample, FdStack, Fds, Hist, StackKey, Step, Verdict};
 use crate::stacks::StackId;
 
 /// Most examples per row.
@@ -37,12 +38,12 @@ pub struct ReportInput<'a> {
 /// What a row's open descriptors are like.
 #[derive(Default)]
 struct Survivors {
-    by_quarter: [u64; 4],
-    old: u64,
+    /// When they were born, since the start.
+    births: Vec<u64>,
     age: Histogram,
     /// Birth (0 before tracing) and number, oldest first.
     oldest: Vec<(u64, i32)>,
-    before_closed: u64,
+    before_closed: Ages,
 }
 
 impl FdTable {
@@ -92,9 +93,6 @@ impl FdTable {
 
     fn survivors(&self, input: &ReportInput<'_>) -> Vec<Survivors> {
         let mut all: Vec<Survivors> = self.rows.iter().map(|_| Survivors::default()).collect();
-        let start_ns = self.timeline.start_ns().unwrap_or(input.now_ns);
-        let window_ns = input.now_ns.saturating_sub(start_ns);
-        let suspect_ns = input.older_ns.unwrap_or(window_ns / 4);
         for (&fd, live) in &self.live {
             let left = &mut all[live.row as usize];
             let born_ns = if live.origin == Origin::Seed {
@@ -111,38 +109,32 @@ impl FdTable {
                 continue;
             }
             let age = input.now_ns.saturating_sub(born_ns);
-            let into = u128::from(born_ns.saturating_sub(start_ns));
-            left.by_quarter[(into * 4 / u128::from(window_ns.max(1))).min(3) as usize] += 1;
-            left.old += u64::from(age >= suspect_ns);
+            left.births.push(born_ns);
             if live.origin == Origin::Event {
                 left.age.record(age);
             }
         }
         for (row, left) in self.rows.iter().zip(&mut all) {
-            left.before_closed = row
-                .kinds
-                .keys()
-                .filter_map(|kind| self.before_closed.get(kind))
-                .sum();
+            left.births.sort_unstable();
+            for ended in row.kinds.keys().filter_map(|kind| self.before_closed.get(kind)) {
+                left.before_closed.add_all(ended);
+            }
         }
         all
     }
 
     fn row_report(&self, row: &Row, left: &Survivors, input: &ReportInput<'_>) -> FdStack {
-        let shape = row.series.shape(&self.timeline, input.now_ns);
-        let suspect_ns = input.older_ns.unwrap_or(shape.window_ns / 4);
-        let (verdict, confidence) = verdict::judge(&Evidence {
+        let judged = verdict::judge(&Evidence {
             complete: self.incomplete.is_empty() && row.key != RowKey::Folded,
             mixed: matches!(row.key, RowKey::Unseen | RowKey::Stack(StackId::NONE, _)),
-            opened: row.series.opened,
-            closed: row.series.closed,
-            at_start: row.series.at_start,
-            live: row.series.live(),
-            shape,
-            survivors: left.by_quarter,
-            old: left.old,
-            late_deaths: row.died_at(suspect_ns),
-            before_closed: left.before_closed,
+            series: &row.series,
+            line: &self.timeline,
+            now_ns: input.now_ns,
+            births: &left.births,
+            deaths: &row.deaths,
+            before: &left.before_closed,
+            older_ns: input.older_ns,
+            resolution_ns: 0,
         });
         let asked_by = match row.key {
             RowKey::Stack(_, asker) if asker != AskerId::NONE => (input.asked_by)(asker),
@@ -170,10 +162,13 @@ impl FdTable {
             closed: row.series.closed,
             live: row.series.live(),
             live_at_start: row.series.at_start,
-            verdict,
-            confidence,
-            growth_per_s: shape.slope_per_s,
-            period_ns: None,
+            verdict: judged.verdict,
+            confidence: judged.confidence,
+            growth_per_s: judged.growth_per_s,
+            growth_interval_per_s: judged.interval.map(|(low, high)| [low, high]),
+            stays: judged.stays,
+            period_ns: judged.periods.first().map(|period| period.period_ns),
+            steps: judged.periods.iter().map(Step::from).collect(),
             age: (input.hist)(&left.age),
             examples: left
                 .oldest
@@ -214,25 +209,19 @@ impl FdTable {
     fn time_to_limit(&self, rows: &[FdStack], open: u64, input: &ReportInput<'_>) -> Option<u64> {
         let limit = input.limit?;
         let shape = self.total.shape(&self.timeline, input.now_ns);
+        let slope = self
+            .total
+            .trend(&self.timeline, input.now_ns)
+            .map_or(0.0, |trend| trend.slope);
         let blamed = rows
             .iter()
             .any(|row| matches!(row.verdict, Verdict::Leaking | Verdict::Growing));
-        if !blamed || !verdict::rising(&shape) || shape.slope_per_s <= 0.0 || !self.incomplete.is_empty() {
+        if !blamed || !verdict::rising(&shape) || slope <= 0.0 || !self.incomplete.is_empty() {
             return None;
         }
-        let left_ns = limit.saturating_sub(open) as f64 / shape.slope_per_s * 1e9;
+        let left_ns = limit.saturating_sub(open) as f64 / slope * 1e9;
         // A time that does not fit is none that matters.
         (left_ns < (1_u64 << 63) as f64).then_some(left_ns as u64)
-    }
-}
-
-impl Row {
-    /// Deaths at an age of `ns` or more; of the power of two that `ns` falls into all count.
-    fn died_at(&self, ns: u64) -> u64 {
-        self.lifetimes[63 - (ns | 1).leading_zeros() as usize..]
-            .iter()
-            .map(|&number| u64::from(number))
-            .sum()
     }
 }
 

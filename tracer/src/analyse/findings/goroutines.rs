@@ -3,7 +3,7 @@
 use rustc_hash::FxHashSet;
 use serde_json::json;
 
-use super::{LEAK_CONFIDENCE, SUBJECT, SURE, evidence, function};
+use super::{LEAK_CONFIDENCE, SUBJECT, SURE, evidence, function, growth};
 use crate::{
     analyse::{
         asked,
@@ -63,12 +63,17 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 cut(without_path(&stuck), SUBJECT),
             ),
             detail: format!(
-                "{}{}{asked}created at {}; {} began, {} ended, the longest has been there for {}",
+                "{}{}{asked}created at {}; {} began, {} ended{}, the longest has been there for {}",
                 known.map_or_else(String::new, |shape| format!("they {}; ", shape.sentence())),
                 to(row),
                 row.created_at.as_deref().unwrap_or("an unknown place"),
                 count(row.opened),
                 count(row.closed),
+                if row.steps.is_empty() {
+                    String::new()
+                } else {
+                    format!(", {}", growth::how(&row.steps))
+                },
                 duration(row.wait_ns.max_ns)
             ),
             evidence: evidence(&[
@@ -78,6 +83,9 @@ pub(super) fn leaks(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
                 ("opened", json!(row.opened)),
                 ("closed", json!(row.closed)),
                 ("growth_per_s", json!(growth)),
+                ("growth_interval_per_s", json!(row.growth_interval_per_s)),
+                ("stays", json!(row.stays)),
+                ("steps", json!(row.steps)),
                 ("wait_reason", json!(row.wait_reason)),
                 ("oldest_ns", json!(row.wait_ns.max_ns)),
                 ("waits_on", json!(row.waits_on)),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AskedBy, GoProfiles, GoProof, GoWritten, Hist, LockKind, StackKey, Verdict};
+use super::{AskedBy, GoProfiles, GoProof, GoWritten, Hist, LockKind, StackKey, Step, Verdict};
 
 document! {
     /// What a Go program's runtime tells, read from its memory.
@@ -75,8 +75,14 @@ document! {
         pub verdict: Verdict,
         /// Of the verdict, 0 to 1.
         pub confidence: f64,
-        /// Growth of their number.
+        /// Growth of their number; of a leak, how many stay per second.
         pub growth_per_s: f64,
+        /// 95 % interval of that; null with too few samples.
+        pub growth_interval_per_s: Option<[f64; 2]>,
+        /// Of a leak: the share of those begun that stay.
+        pub stays: Option<f64>,
+        /// Of a leak that comes in steps: the jobs that leave them, the surest first.
+        pub steps: Vec<Step>,
         /// What they wait on; null when they do not wait for a lock or a channel, or it could not be read.
         pub waits_on: Option<GoWaitsOn>,
         /// The servers whose connections they hold, as HTTP clients: most connections first.
@@ -229,8 +235,14 @@ document! {
         pub verdict: Verdict,
         /// Of the verdict, 0 to 1.
         pub confidence: f64,
-        /// Growth of their number.
+        /// Growth of their number; of a leak, how many stay per second.
         pub growth_per_s: f64,
+        /// 95 % interval of that; null with too few samples.
+        pub growth_interval_per_s: Option<[f64; 2]>,
+        /// Of a leak: the share of those begun that stay.
+        pub stays: Option<f64>,
+        /// Of a leak that comes in steps: the jobs that leave them, the surest first.
+        pub steps: Vec<Step>,
     }
 
     /// Time that goroutines spent in one place, by samples.

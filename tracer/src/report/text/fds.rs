@@ -183,9 +183,12 @@ impl View<'_> {
         if !self.options.verbose && row.kinds.len() == 1 && row.call.as_deref() != Some(&kind) {
             call = format!(", {kind}{call}");
         }
-        let staircase = row
-            .period_ns
-            .map_or_else(String::new, |ns| format!(", in steps every {}", time(ns)));
+        let periods: Vec<String> = row.steps.iter().map(|step| time(step.period_ns)).collect();
+        let staircase = if periods.is_empty() {
+            String::new()
+        } else {
+            format!(", in steps every {}", periods.join(" and "))
+        };
         let verdict = format!(
             "{} ({} sure): {} live{call}, {} opened, {} closed, {} at start, {}{staircase}",
             word(&row.verdict),
