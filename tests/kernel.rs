@@ -17,6 +17,8 @@
 mod budget;
 #[path = "kernel/fds.rs"]
 mod fds;
+#[path = "kernel/go_askers.rs"]
+mod go_askers;
 #[path = "kernel/go_descriptors.rs"]
 mod go_descriptors;
 #[path = "kernel/go_gc.rs"]

@@ -532,6 +532,30 @@ document! {
         pub unseen_kinds: Vec<String>,
         /// By creating stack, most suspect first.
         pub by_stack: Vec<FdStack>,
+        /// Stacks with several askers that leak or grow in the sum, without the askers whose own row leaks or is a pool.
+        pub shared: Vec<FdShared>,
+    }
+
+    /// Descriptors made by one stack for several askers, each of whom has a row in `by_stack`.
+    pub struct FdShared {
+        /// Process.
+        pub pid: u32,
+        /// Where; null without a stack.
+        pub stack: Option<StackKey>,
+        /// How many askers.
+        pub askers: u64,
+        /// Made.
+        pub opened: u64,
+        /// Ended.
+        pub closed: u64,
+        /// Open at the end.
+        pub live: u64,
+        /// What the sum looks like.
+        pub verdict: Verdict,
+        /// Of the verdict, 0 to 1.
+        pub confidence: f64,
+        /// Growth of the live number.
+        pub growth_per_s: f64,
     }
 
     /// Descriptors made by one stack.
@@ -563,6 +587,8 @@ document! {
         pub confidence: f64,
         /// Growth of the live number.
         pub growth_per_s: f64,
+        /// Of those still open, how many were made in each quarter of the window.
+        pub born_by_quarter: [u64; 4],
         /// Period of a staircase.
         pub period_ns: Option<u64>,
         /// Age of those still open.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    AskedBy, Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding, Go,
+    AskedBy, Blocked, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdShared, FdStack, Fds, Finding, Go,
     GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
     GoPoolUse, GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten,
     Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
@@ -415,6 +415,7 @@ fn base() -> Report {
             unseen_deaths: 0,
             unseen_kinds: Vec::new(),
             by_stack: Vec::new(),
+            shared: Vec::new(),
         }),
         go: None,
         go_others: Vec::new(),
@@ -723,6 +724,7 @@ fn leaking_fds() -> Fds {
                 verdict: Verdict::Leaking,
                 confidence: 0.97,
                 growth_per_s: 4.1,
+                born_by_quarter: [10, 10, 11, 10],
                 period_ns: Some(5300 * MS),
                 age: times(41, 100_000, 9_900_000),
                 examples: vec![example(33, 9900), example(35, 9650)],
@@ -741,11 +743,23 @@ fn leaking_fds() -> Fds {
                 verdict: Verdict::Steady,
                 confidence: 1.0,
                 growth_per_s: 0.0,
+                born_by_quarter: [0; 4],
                 period_ns: None,
                 age: times(0, 0, 0),
                 examples: vec![file],
             },
         ],
+        shared: vec![FdShared {
+            pid: 4242,
+            stack: Some("3".to_owned()),
+            askers: 200,
+            opened: 97,
+            closed: 23,
+            live: 74,
+            verdict: Verdict::Growing,
+            confidence: 0.5,
+            growth_per_s: 7.4,
+        }],
     }
 }
 

@@ -486,6 +486,7 @@ fn fds(
         unseen_deaths: 0,
         unseen_kinds: unseen_kinds.to_vec(),
         by_stack: Vec::new(),
+        shared: Vec::new(),
     };
     let mut tables: Vec<(u32, &FdTable)> = tables.iter().map(|(&pid, table)| (pid, table)).collect();
     tables.sort_unstable_by_key(|(pid, _)| *pid);
@@ -525,6 +526,7 @@ fn fds(
         sum.unseen_births += fds.unseen_births;
         sum.unseen_deaths += fds.unseen_deaths;
         sum.by_stack.extend(fds.by_stack);
+        sum.shared.extend(fds.shared);
     }
     if several {
         // A limit is each process's own: a sum has none.

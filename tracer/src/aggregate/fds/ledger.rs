@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::births::Source;
-use super::{Death, FdTable, Live, MAX_CALLS, MAX_LIVE, MAX_ROWS, Origin, Row, RowKey};
+use super::sums::Lifetimes;
+use super::{Death, FdTable, Live, MAX_CALLS, MAX_LIVE, MAX_ROWS, Origin, Row, RowKey, SPLIT_ROWS};
+use crate::aggregate::go_starts::AskerId;
 use crate::aggregate::series::Series;
 use crate::report::model::FdKind;
 
@@ -75,6 +77,9 @@ impl FdTable {
         live.row = self.row(key);
         let row = &mut self.rows[live.row as usize];
         row.series.born();
+        if let Some(sum) = row.sum.and_then(|sum| self.sums.all.get_mut(sum as usize)) {
+            sum.series.born();
+        }
         *row.kinds.entry(live.kind).or_default() += 1;
         if let Some(call) = call {
             if let Some(known) = row.calls.iter_mut().find(|known| known.0 == call) {
@@ -101,13 +106,19 @@ impl FdTable {
         }
         let row = &mut self.rows[old.row as usize];
         row.series.died();
+        let mut sum = row.sum.and_then(|sum| self.sums.all.get_mut(sum as usize));
+        if let Some(sum) = &mut sum {
+            sum.series.died();
+        }
         self.total.died();
         if old.origin == Origin::Seed {
             *self.before_closed.entry(old.kind).or_default() += 1;
         } else {
             let age = ts_ns.saturating_sub(old.birth_ns);
-            let slot = &mut row.lifetimes[63 - (age | 1).leading_zeros() as usize];
-            *slot = slot.saturating_add(1);
+            row.lifetimes.add(age);
+            if let Some(sum) = sum {
+                sum.lifetimes.add(age);
+            }
         }
     }
 
@@ -115,19 +126,28 @@ impl FdTable {
         if let Some(&row) = self.by_key.get(&key) {
             return row;
         }
-        if self.rows.len() >= MAX_ROWS && matches!(key, RowKey::Stack(..)) {
+        if let RowKey::Stack(stack, asker) = key
+            && asker != AskerId::NONE
+            && self.rows.len() >= SPLIT_ROWS
+            && self.sums.has(stack)
+        {
+            return self.row(RowKey::Others(stack));
+        }
+        if self.rows.len() >= MAX_ROWS && matches!(key, RowKey::Stack(..) | RowKey::Others(_)) {
             self.folded += 1;
             return self.row(RowKey::Folded);
         }
         let row = self.rows.len() as u32;
         self.rows.push(Row {
             key,
+            sum: None,
             series: Series::new(self.timeline.len()),
             kinds: BTreeMap::new(),
             calls: Vec::new(),
-            lifetimes: [0; 64],
+            lifetimes: Lifetimes::default(),
         });
         self.by_key.insert(key, row);
+        self.join_sum(row);
         row
     }
 }

@@ -6,7 +6,7 @@ use crate::aggregate::hist::Histogram;
 use crate::aggregate::verdict::{self, Evidence};
 use crate::proc::fd::{FdEntry, FdScan};
 use crate::proc::sockets::Sockets;
-use crate::report::model::{AskedBy, FdExample, FdStack, Fds, Hist, StackKey, Verdict};
+use crate::report::model::{AskedBy, FdExample, FdKind, FdShared, FdStack, Fds, Hist, StackKey, Verdict};
 use crate::stacks::StackId;
 
 /// Most examples per row.
@@ -36,13 +36,12 @@ pub struct ReportInput<'a> {
 
 /// What a row's open descriptors are like.
 #[derive(Default)]
-struct Survivors {
-    by_quarter: [u64; 4],
-    old: u64,
+pub(super) struct Survivors {
+    pub(super) by_quarter: [u64; 4],
+    pub(super) old: u64,
     age: Histogram,
     /// Birth (0 before tracing) and number, oldest first.
     oldest: Vec<(u64, i32)>,
-    before_closed: u64,
 }
 
 impl FdTable {
@@ -57,6 +56,7 @@ impl FdTable {
             .zip(&survivors)
             .map(|(row, left)| self.row_report(row, left, input))
             .collect();
+        let shared = self.shared(&by_stack, &survivors, input);
         by_stack.retain(|row| row.opened + row.live_at_start > 0);
         by_stack.sort_by(|a, b| {
             suspicion(a.verdict)
@@ -72,11 +72,12 @@ impl FdTable {
             limit: input.limit,
             opened: self.opened,
             closed: self.closed,
-            time_to_limit_ns: self.time_to_limit(&by_stack, open_at_end, input),
+            time_to_limit_ns: self.time_to_limit(&by_stack, &shared, open_at_end, input),
             unseen_births: self.unseen_births,
             unseen_deaths: self.unseen_deaths,
             unseen_kinds: input.unseen_kinds.clone(),
             by_stack,
+            shared,
         }
     }
 
@@ -118,14 +119,12 @@ impl FdTable {
                 left.age.record(age);
             }
         }
-        for (row, left) in self.rows.iter().zip(&mut all) {
-            left.before_closed = row
-                .kinds
-                .keys()
-                .filter_map(|kind| self.before_closed.get(kind))
-                .sum();
-        }
         all
+    }
+
+    /// Of these kinds, how many were open before the start and ended since.
+    pub(super) fn before_closed<'a>(&self, kinds: impl Iterator<Item = &'a FdKind>) -> u64 {
+        kinds.filter_map(|kind| self.before_closed.get(kind)).sum()
     }
 
     fn row_report(&self, row: &Row, left: &Survivors, input: &ReportInput<'_>) -> FdStack {
@@ -133,7 +132,10 @@ impl FdTable {
         let suspect_ns = input.older_ns.unwrap_or(shape.window_ns / 4);
         let (verdict, confidence) = verdict::judge(&Evidence {
             complete: self.incomplete.is_empty() && row.key != RowKey::Folded,
-            mixed: matches!(row.key, RowKey::Unseen | RowKey::Stack(StackId::NONE, _)),
+            mixed: matches!(
+                row.key,
+                RowKey::Unseen | RowKey::Stack(StackId::NONE, _) | RowKey::Others(StackId::NONE)
+            ),
             opened: row.series.opened,
             closed: row.series.closed,
             at_start: row.series.at_start,
@@ -141,16 +143,16 @@ impl FdTable {
             shape,
             survivors: left.by_quarter,
             old: left.old,
-            late_deaths: row.died_at(suspect_ns),
-            before_closed: left.before_closed,
+            late_deaths: row.lifetimes.from(suspect_ns),
+            before_closed: self.before_closed(row.kinds.keys()),
         });
         let asked_by = match row.key {
             RowKey::Stack(_, asker) if asker != AskerId::NONE => (input.asked_by)(asker),
             _ => Vec::new(),
         };
         let (stack, without_stack) = match row.key {
-            RowKey::Stack(StackId::NONE, _) => (None, Some("stack_lost")),
-            RowKey::Stack(stack, _) => (Some((input.stack_key)(stack)), None),
+            RowKey::Stack(StackId::NONE, _) | RowKey::Others(StackId::NONE) => (None, Some("stack_lost")),
+            RowKey::Stack(stack, _) | RowKey::Others(stack) => (Some((input.stack_key)(stack)), None),
             RowKey::BeforeAttach => (None, Some("before_attach")),
             RowKey::Unseen => (None, Some("unseen")),
             RowKey::Folded => (None, Some("folded")),
@@ -173,6 +175,7 @@ impl FdTable {
             verdict,
             confidence,
             growth_per_s: shape.slope_per_s,
+            born_by_quarter: left.by_quarter,
             period_ns: None,
             age: (input.hist)(&left.age),
             examples: left
@@ -211,28 +214,26 @@ impl FdTable {
     }
 
     /// Time until the limit, when the whole table grows steadily and some row is to blame.
-    fn time_to_limit(&self, rows: &[FdStack], open: u64, input: &ReportInput<'_>) -> Option<u64> {
+    fn time_to_limit(
+        &self,
+        rows: &[FdStack],
+        shared: &[FdShared],
+        open: u64,
+        input: &ReportInput<'_>,
+    ) -> Option<u64> {
         let limit = input.limit?;
         let shape = self.total.shape(&self.timeline, input.now_ns);
         let blamed = rows
             .iter()
-            .any(|row| matches!(row.verdict, Verdict::Leaking | Verdict::Growing));
+            .map(|row| row.verdict)
+            .chain(shared.iter().map(|sum| sum.verdict))
+            .any(|verdict| matches!(verdict, Verdict::Leaking | Verdict::Growing));
         if !blamed || !verdict::rising(&shape) || shape.slope_per_s <= 0.0 || !self.incomplete.is_empty() {
             return None;
         }
         let left_ns = limit.saturating_sub(open) as f64 / shape.slope_per_s * 1e9;
         // A time that does not fit is none that matters.
         (left_ns < (1_u64 << 63) as f64).then_some(left_ns as u64)
-    }
-}
-
-impl Row {
-    /// Deaths at an age of `ns` or more; of the power of two that `ns` falls into all count.
-    fn died_at(&self, ns: u64) -> u64 {
-        self.lifetimes[63 - (ns | 1).leading_zeros() as usize..]
-            .iter()
-            .map(|&number| u64::from(number))
-            .sum()
     }
 }
 
