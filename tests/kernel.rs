@@ -33,6 +33,8 @@ mod go_pools;
 mod go_samples;
 #[path = "kernel/go_waits.rs"]
 mod go_waits;
+#[path = "kernel/go_waits_lives.rs"]
+mod go_waits_lives;
 #[path = "kernel/go_waits_on.rs"]
 mod go_waits_on;
 #[path = "kernel/go_write.rs"]

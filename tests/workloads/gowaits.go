@@ -309,8 +309,18 @@ func cpu() int64 {
 	return usage.Utime.Nano() + usage.Stime.Nano()
 }
 
+//go:noinline
+func waitThroughout(end chan bool) { <-end }
+
 func bench(seconds int) {
 	ping, pong := make(chan int), make(chan int)
+	// One waits from the beginning to the end.
+	end, ended := make(chan bool), make(chan bool)
+	go func() {
+		waitThroughout(end)
+		ended <- true
+	}()
+	untilParked("chan receive", "main.waitThroughout")
 	var stop int32
 	go func() {
 		for n := range ping {
@@ -330,6 +340,8 @@ func bench(seconds int) {
 	fmt.Println("truth cpu_ns", cpu()-before)
 	fmt.Println("truth wall_ns", int64(time.Since(begun)))
 	close(ping)
+	end <- true
+	<-ended
 }
 
 func main() {

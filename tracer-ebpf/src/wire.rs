@@ -545,8 +545,10 @@ pub mod counter {
     pub const GO_PARK_UNENDED: u32 = 20;
     /// A goroutine was made runnable that had not been seen to park: before the probes were there, or for a reason left out.
     pub const GO_PARK_UNMATCHED: u32 = 21;
+    /// Of [`STACK_PENDING`], those of goroutines that park, and of who ends it.
+    pub const GO_PARK_PENDING: u32 = 22;
     /// Number of counters.
-    pub const COUNT: u32 = 22;
+    pub const COUNT: u32 = 23;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.

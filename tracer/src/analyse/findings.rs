@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{asked, locks::Locks, names::Names};
-use crate::aggregate::verdict::LEAK_CONFIDENCE;
+use crate::aggregate::{go_starts::GoStarts, verdict::LEAK_CONFIDENCE};
 use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
@@ -27,6 +27,8 @@ pub struct Facts<'a> {
     pub locks: Option<&'a Locks>,
     /// Go programs.
     pub go: &'a [Go],
+    /// Goroutines that were seen to be made.
+    pub starts: &'a GoStarts,
     /// Descriptors.
     pub fds: Option<&'a Fds>,
     /// Time.
@@ -59,7 +61,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         goroutines::leaks(go, names, &mut own);
         go_proof::leaks(go, names, &mut own);
         found.append(&mut own);
-        pools::exhausted(go, names, &mut found);
+        pools::exhausted(go, facts.starts, names, &mut found);
         if let Some(gc) = &go.gc {
             found.extend(super::gc::findings(gc, facts.window_ns, facts.time.running_ns));
         }

@@ -30,6 +30,9 @@ const SIDES_MAX: usize = 32;
 const CONDITION_WORDS: u64 = 44;
 /// Locks listed; the smallest are left out first.
 const LOCKS_MAX: usize = 512;
+/// Channels told apart, and rows of channels and selects listed: they take no room from locks.
+const CHANNELS_MAX: usize = 128;
+const CHANNEL_ROWS_MAX: usize = 256;
 
 /// What makes two rows rows of one lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,12 +132,26 @@ pub fn locks(waits: Option<&Waits>, go: Go<'_>, names: &mut Names<'_>, is_go: im
         .into_iter()
         .map(|(group, members)| build(&group, &members, names))
         .collect();
-    built.sort_by(|a, b| (a.0.idle, b.0.wait.total_ns).cmp(&(b.0.idle, a.0.wait.total_ns)));
+    built.sort_by_key(|(lock, ..)| {
+        (
+            lock.idle,
+            std::cmp::Reverse(lock.wait.total_ns),
+            is_of_channels(lock.kind),
+        )
+    });
+    let mut room = [LOCKS_MAX, CHANNEL_ROWS_MAX];
+    let all = built.len();
+    built.retain(|(lock, ..)| {
+        let left = &mut room[usize::from(is_of_channels(lock.kind))];
+        let fits = *left > 0;
+        *left = left.saturating_sub(1);
+        fits
+    });
     let mut result = Locks {
-        left_out: built.len().saturating_sub(LOCKS_MAX) as u64,
+        left_out: (all - built.len()) as u64,
         ..Locks::default()
     };
-    for (index, (mut lock, row, words)) in built.into_iter().take(LOCKS_MAX).enumerate() {
+    for (index, (mut lock, row, words)) in built.into_iter().enumerate() {
         lock.id = format!("l{}", index + 1);
         let users = Users {
             waiters: row.tids.into_iter().collect(),
@@ -191,7 +208,39 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
             member.key.uaddr = uaddr;
         }
     }
-    members.into_iter().map(|(_, member)| member).collect()
+    let mut members: Vec<Member<'a>> = members.into_iter().map(|(_, member)| member).collect();
+    fold_channels(&mut members);
+    members
+}
+
+const fn is_of_channels(kind: LockKind) -> bool {
+    matches!(kind, LockKind::GoChan | LockKind::GoSelect)
+}
+
+/// Channels beyond those waited for longest are told by where they are waited for.
+fn fold_channels(members: &mut [Member<'_>]) {
+    let is_channel = |member: &Member<'_>| {
+        is_of_channels(member.class.kind) && matches!(member.class.identity, Identity::Word(_))
+    };
+    let mut totals: FxHashMap<(u32, u64), u64> = FxHashMap::default();
+    for member in members.iter().filter(|member| is_channel(member)) {
+        *totals.entry((member.key.tgid, member.key.uaddr)).or_default() += member.row.wait.total();
+    }
+    if totals.len() <= CHANNELS_MAX {
+        return;
+    }
+    let mut longest: Vec<((u32, u64), u64)> = totals.into_iter().collect();
+    longest.sort_unstable_by_key(|&(channel, total)| (std::cmp::Reverse(total), channel));
+    let apart: FxHashSet<(u32, u64)> = longest
+        .iter()
+        .take(CHANNELS_MAX)
+        .map(|(channel, _)| *channel)
+        .collect();
+    for member in members.iter_mut().filter(|member| is_channel(member)) {
+        if !apart.contains(&(member.key.tgid, member.key.uaddr)) {
+            member.class.identity = Identity::Code;
+        }
+    }
 }
 
 /// A wait whose stack says nothing (lost, cut short) is what other waits on the same word are.

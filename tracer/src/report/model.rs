@@ -188,6 +188,9 @@ document! {
         pub stack_failed: u64,
         /// Stacks not copied because the ring was over three quarters full.
         pub stack_pending: u64,
+        /// Of them, those of goroutines that park (`--go-waits`) and of who ended it: their waits have no stack, and no verdict rests on them.
+        #[serde(default)]
+        pub go_stack_pending: u64,
         /// Ends of waits whose beginning was not seen.
         pub unmatched: u64,
         /// Ends of goroutines' waits whose beginning was not seen: mostly those that began before ctrace attached.
@@ -195,6 +198,9 @@ document! {
         pub go_unmatched: u64,
         /// Rows folded into one because a table was full.
         pub folded: u64,
+        /// Of them, those of goroutines that park (`--go-waits`): no verdict rests on them.
+        #[serde(default)]
+        pub go_folded: u64,
         /// Calls of 32-bit callers, whose stacks are not taken.
         pub compat: u64,
         /// Control data with descriptors longer than a record.
