@@ -104,6 +104,36 @@ fn go_waits_begin_with_the_program_that_is_executed() {
     assert!(waits(&report, of_go, "main.bench") > 0, "{:#?}", report.probes);
 }
 
+/// Another program in the same process: its channels, and none of the one before.
+#[test]
+fn go_waits_go_on_in_the_program_that_follows() {
+    let Some(_turn) = can_trace() else { return };
+    for version in ["system", go::VERSIONS[3]] {
+        let folder = TempDir::new().unwrap();
+        let Some(program) = go_workload::built("gowaits", version, &[], folder.path()) else {
+            continue;
+        };
+        let mut workload = go_workload::started(&program, &["exec", "4"]);
+        let pid = workload.pid.to_string();
+        let ctrace = Ctrace::start(&[&["--pid", &pid], &ROOM[..]].concat());
+        workload.tell("go");
+        workload.expect("the other program", |line| line.starts_with("ready "));
+        let truth = workload.go();
+        let report = ctrace.interrupted();
+        let seen = waits(&report, workload.pid, "main.bench");
+        workload.quit();
+        println!(
+            "Go {version}: {seen}; {:?}; {:?}",
+            report.overhead.go_probes, report.losses
+        );
+        // A send and a receive of each round, and the end.
+        assert!(
+            seen > 0 && seen <= 2 * truth.get("ops") + 2,
+            "{seen} of {truth:?}"
+        );
+    }
+}
+
 /// Goroutines that help the collector, or wait for it, wait for nobody of the program.
 #[test]
 fn go_waits_leave_out_those_for_the_collector() {

@@ -3,6 +3,7 @@
 //	gowaits           each wait at least HOLD ms long, ended by a named function
 //	gowaits clean     idle goroutines only: a ticker, a listener, a queue of work that nobody fills
 //	gowaits hard S    channels under load for S seconds, beside the runtime's own profile of blocking
+//	gowaits exec S    becomes `gowaits bench S` when told to go, and says so
 //	gowaits bench S   a ping-pong on two channels for S seconds: rounds and CPU time
 //
 //	truth send.waits N      and receive, select, sleep, read; send.address, receive.address: of the channels
@@ -364,6 +365,8 @@ func main() {
 			continue
 		}
 		switch mode {
+		case "exec":
+			panic(syscall.Exec("/proc/self/exe", []string{os.Args[0], "bench", os.Args[2]}, os.Environ()))
 		case "clean":
 			idle()
 		case "hard":
