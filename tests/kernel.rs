@@ -21,6 +21,8 @@ mod deadlocks;
 mod diff;
 #[path = "kernel/fds.rs"]
 mod fds;
+#[path = "kernel/go_askers.rs"]
+mod go_askers;
 #[path = "kernel/go_descriptors.rs"]
 mod go_descriptors;
 #[path = "kernel/go_gc.rs"]
@@ -35,6 +37,8 @@ mod go_pools;
 mod go_samples;
 #[path = "kernel/go_waits.rs"]
 mod go_waits;
+#[path = "kernel/go_waits_lives.rs"]
+mod go_waits_lives;
 #[path = "kernel/go_waits_on.rs"]
 mod go_waits_on;
 #[path = "kernel/go_write.rs"]

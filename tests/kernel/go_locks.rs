@@ -447,3 +447,42 @@ fn go_locks_cost_little() {
         "throughput broke down"
     );
 }
+
+/// Threads of the scheduler sleep on stacks that begin where a goroutine's was left: they are whole, and no loss.
+#[test]
+fn go_schedulers_stacks_are_whole() {
+    let Some(_turn) = can_trace() else { return };
+    for (version, args) in [
+        ("system", &[][..]),
+        (go::VERSIONS[1], &["-tags=cgo"]),
+        (go::VERSIONS[3], &["-buildmode=pie", "-ldflags=-s -w"]),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let Some(program) = go_workload::built("golocks", version, args, folder.path()) else {
+            continue;
+        };
+        let (report, _) = go_workload::traced(&program, &["hard", "3"], &["--only", "locks,sched"]);
+        let idle = report.locks.iter().flatten();
+        let idle: Vec<&Lock> = idle.filter(|lock| lock.kind == LockKind::RuntimeIdle).collect();
+        let mut bottoms: Vec<&str> = Vec::new();
+        for waiter in idle.iter().flat_map(|lock| &lock.waiters) {
+            let functions = go_workload::functions(&report, waiter.stack.as_deref());
+            bottoms.extend(functions.last());
+        }
+        bottoms.sort_unstable();
+        bottoms.dedup();
+        println!(
+            "Go {version} {args:?}: {bottoms:?}; {:?}",
+            report.losses.stack_failed_by
+        );
+        assert!(
+            bottoms.contains(&"runtime.mcall"),
+            "Go {version}: threads sleep where a goroutine parked: {bottoms:?}"
+        );
+        assert_eq!(
+            report.losses.stack_failed, 0,
+            "Go {version} {args:?}: {:?}",
+            report.losses
+        );
+    }
+}

@@ -49,7 +49,12 @@ const CASES: [Case; 8] = [
         mode: "work",
         waiter: "main.bookSeat",
         waiting: 8.0..10.5,
-        words: &["main.bookSeat", "open transactions", "Shorten transactions"],
+        words: &[
+            "main.bookSeat",
+            "open transactions",
+            "Shorten transactions",
+            "--go-creators tells which functions open them",
+        ],
         vain: false,
         oldest: true,
     },
@@ -104,13 +109,14 @@ const CASES: [Case; 8] = [
 fn traced(
     (version, flags): (&str, &[&str]),
     mode: &str,
+    options: &[&str],
     enough: impl Fn(&Truth, u64) -> bool,
 ) -> Option<(Report, Truth, Truth)> {
     let folder = TempDir::new().unwrap();
     let program = go_workload::built("gopool", version, flags, folder.path())?;
     let mut workload = go_workload::started(&program, &[mode]);
     let pid = workload.pid.to_string();
-    let ctrace = Ctrace::start(&["--pid", &pid, "--only", "go"]);
+    let ctrace = Ctrace::start(&[&["--pid", &pid, "--only", "go"], options].concat());
     workload.tell("go");
     let mut rounds = 0;
     until("the pool has been used enough", || {
@@ -181,7 +187,7 @@ fn exhausted_pools_are_found_with_what_holds_them() {
                     truth.get("waits") >= ENOUGH || rounds > 400
                 }
             };
-            let Some((report, before, after)) = traced(build, case.mode, enough) else {
+            let Some((report, before, after)) = traced(build, case.mode, &[], enough) else {
                 continue;
             };
             assert_exhausted(&report, &after, case);
@@ -201,12 +207,30 @@ fn exhausted_pools_are_found_with_what_holds_them() {
 fn pools_that_are_large_enough_are_silent() {
     let Some(_turn) = can_trace() else { return };
     for mode in ["enough", "opening", "bursts"] {
-        let Some((report, _, after)) = traced(BUILDS[0], mode, |_, rounds| rounds > 200) else {
+        let Some((report, _, after)) = traced(BUILDS[0], mode, &[], |_, rounds| rounds > 200) else {
             continue;
         };
         let waits = after.get("waits");
         assert_eq!(waits == 0, mode == "enough", "{mode}: {waits} waits");
         println!("{mode}: {waits} waits, {:#?}", report.go.as_ref().unwrap().pools);
         assert!(report.findings.is_empty(), "{mode}: {:#?}", report.findings);
+    }
+}
+
+/// With the makers of goroutines, the finding names the function that opened what holds the connections.
+#[test]
+fn exhausted_pools_name_who_opened_what_holds_them() {
+    let Some(_turn) = can_trace() else { return };
+    for (mode, function) in [("work", "main.bookSeat"), ("rows", "main.exportAll")] {
+        let enough = |truth: &Truth, rounds| truth.get("waits") >= ENOUGH || rounds > 400;
+        let Some((report, ..)) = traced(BUILDS[0], mode, &["--go-creators"], enough) else {
+            continue;
+        };
+        let found = report.findings.iter().find(|found| found.id == "pool.exhausted");
+        let found = found.unwrap_or_else(|| panic!("{mode}: {:#?}", report.findings));
+        let words = format!("the oldest that are open were opened in {function}");
+        assert!(found.detail.ends_with(&words), "{mode}: {}", found.detail);
+        let opened_in = &found.evidence["opened_in"];
+        assert_eq!(opened_in[0][0], function, "{mode}: {opened_in}");
     }
 }

@@ -297,6 +297,10 @@ fn go_waits_that_cost_too_much_are_seen_in_part() {
             println!("  {}: {hits} hits, {} ns each", probe.name, run_ns / hits.max(1));
         }
         assert!(seen > 0, "{waits:?}");
+        if waits.parts == 1 && waits.cut == Some(0) {
+            let throughout = row(&report, LockKind::GoChan, "main.waitThroughout");
+            assert_eq!(throughout.waits, 1, "{throughout:#?}");
+        }
         if waits.percent.is_some_and(|percent| percent < 3.0) {
             // Nothing is scaled up.
             assert!(waits.covered_ns < report.window.duration_ns / 2, "{waits:?}");
@@ -342,6 +346,12 @@ fn go_waits_are_seen_in_several_parts() {
         for lock in channels(&report) {
             assert!(lock.wait.max_ns <= waits.covered_ns, "{lock:#?} in {waits:?}");
         }
+        // One began before the first gap, and ended after the last: that it was one wait is not known, so it is none.
+        let throughout = channels(&report).filter(|lock| {
+            let mut stacks = lock.waiters.iter().map(|row| row.stack.as_deref());
+            stacks.any(|stack| has(&report, stack, "main.waitThroughout"))
+        });
+        assert_eq!(throughout.count(), 0);
         // What is left out to hold the cost is left out by taking the probes away, not by recording less.
         let budget = report.overhead.budget.as_ref().unwrap();
         assert_eq!(budget.one_in, 1, "{budget:?}");
@@ -376,5 +386,55 @@ fn go_waits_need_probes_in_programs() {
         assert_eq!(ended.status.code(), Some(2), "{args:?}: {}", ended.stderr);
         assert_eq!(ended.stderr.trim().lines().count(), 1, "{}", ended.stderr);
         assert!(ended.stderr.contains("--go-waits"), "{}", ended.stderr);
+    }
+}
+
+/// A program that makes a channel for each request: its locks are whole beside them, and each place is one row.
+#[test]
+fn go_waits_for_many_channels_leave_locks_whole() {
+    let Some(_turn) = can_trace() else { return };
+    for version in ["system", go::VERSIONS[3]] {
+        let folder = TempDir::new().unwrap();
+        let Some(program) = go_workload::built("gochans", version, &[], folder.path()) else {
+            continue;
+        };
+        let (report, truth) = go_workload::traced(&program, &[], &ROOM);
+        let mutexes = report.locks.iter().flatten();
+        let mutexes: Vec<&Lock> = mutexes.filter(|lock| lock.kind == LockKind::GoMutex).collect();
+        let &[lock] = &mutexes[..] else {
+            panic!("Go {version}: {mutexes:#?}")
+        };
+        let waits = truth.get("mutex.waits");
+        assert_eq!((lock.waits, lock.outcomes.handed_over), (waits, waits));
+        // Its own, or that of the word in it where the program has no code that tells how far in the word is.
+        let address = lock
+            .address
+            .as_deref()
+            .and_then(|address| address.strip_prefix("0x"));
+        let address = u64::from_str_radix(address.unwrap(), 16).unwrap();
+        assert!(
+            (0..8).contains(&address.wrapping_sub(truth.get("mutex.address"))),
+            "{lock:#?}"
+        );
+        assert!(lock.wait.min_ns >= truth.get("hold_ns"), "{lock:#?}");
+        let asked: Vec<&Lock> = channels(&report)
+            .filter(|lock| {
+                let mut stacks = lock.waiters.iter().map(|row| row.stack.as_deref());
+                stacks.any(|stack| has(&report, stack, "main.request"))
+            })
+            .collect();
+        let seen: u64 = asked.iter().map(|lock| lock.waits).sum();
+        println!(
+            "Go {version}: {seen} waits for {} channels in {} rows; {:?}; {:?}",
+            truth.get("channels"),
+            asked.len(),
+            report.overhead.go_probes,
+            report.losses
+        );
+        assert!(seen > 0 && seen <= truth.get("channels"));
+        // What is not told apart is one row: that of the function.
+        assert!(asked.len() <= 2, "{asked:#?}");
+        // Stacks may be lost at such a rate; what is about the mutex was not.
+        assert_eq!(report.losses.folded, 0, "{:?}", report.losses);
     }
 }

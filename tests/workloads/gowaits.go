@@ -3,6 +3,7 @@
 //	gowaits           each wait at least HOLD ms long, ended by a named function
 //	gowaits clean     idle goroutines only: a ticker, a listener, a queue of work that nobody fills
 //	gowaits hard S    channels under load for S seconds, beside the runtime's own profile of blocking
+//	gowaits exec S    becomes `gowaits bench S` when told to go, and says so
 //	gowaits bench S   a ping-pong on two channels for S seconds: rounds and CPU time
 //
 //	truth send.waits N      and receive, select, sleep, read; send.address, receive.address: of the channels
@@ -309,8 +310,18 @@ func cpu() int64 {
 	return usage.Utime.Nano() + usage.Stime.Nano()
 }
 
+//go:noinline
+func waitThroughout(end chan bool) { <-end }
+
 func bench(seconds int) {
 	ping, pong := make(chan int), make(chan int)
+	// One waits from the beginning to the end.
+	end, ended := make(chan bool), make(chan bool)
+	go func() {
+		waitThroughout(end)
+		ended <- true
+	}()
+	untilParked("chan receive", "main.waitThroughout")
 	var stop int32
 	go func() {
 		for n := range ping {
@@ -330,6 +341,8 @@ func bench(seconds int) {
 	fmt.Println("truth cpu_ns", cpu()-before)
 	fmt.Println("truth wall_ns", int64(time.Since(begun)))
 	close(ping)
+	end <- true
+	<-ended
 }
 
 func main() {
@@ -352,6 +365,8 @@ func main() {
 			continue
 		}
 		switch mode {
+		case "exec":
+			panic(syscall.Exec("/proc/self/exe", []string{os.Args[0], "bench", os.Args[2]}, os.Environ()))
 		case "clean":
 			idle()
 		case "hard":

@@ -547,8 +547,10 @@ pub mod counter {
     pub const GO_PARK_UNMATCHED: u32 = 21;
     /// Hits of the probes at `go` statements and where their goroutines begin.
     pub const GO_START_HITS: u32 = 22;
+    /// Of [`STACK_PENDING`], those of goroutines that park, and of who ends it.
+    pub const GO_PARK_PENDING: u32 = 23;
     /// Number of counters.
-    pub const COUNT: u32 = 23;
+    pub const COUNT: u32 = 24;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     go_wait::{Cookie, Key, Pending},
-    wire::{GoWait, counter, go_site, go_wait, kind},
+    wire::{GoWait, counter, go_site, go_wait, kind, stack_fault},
 };
 
 use super::{
@@ -133,6 +133,9 @@ impl Begun {
         } else {
             stack_in_program(regs, tgid, tid, now)
         };
+        if self.site == go_site::PARK && stack == u64::from(stack_fault::PENDING) {
+            count(counter::GO_PARK_PENDING);
+        }
         let fresh = Pending {
             started_ns: now,
             woken_ns: 0,

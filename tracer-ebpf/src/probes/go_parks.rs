@@ -134,7 +134,11 @@ fn unpark(ctx: &ProbeContext) {
             };
             (saved, word(curg, layout.goid))
         };
-        (stack_standing(&at, tgid, tid, now), goid)
+        let stack = stack_standing(&at, tgid, tid, now);
+        if stack == u64::from(stack_fault::PENDING) {
+            count(counter::GO_PARK_PENDING);
+        }
+        (stack, goid)
     });
 }
 

@@ -29,6 +29,13 @@ impl Ages {
         }
     }
 
+    /// Takes a part out of a sum.
+    pub(crate) fn without(&mut self, part: &Self) {
+        for (count, less) in self.0.iter_mut().zip(&part.0) {
+            *count = count.saturating_sub(*less);
+        }
+    }
+
     /// How many were at least as old, those of the class that the age falls into included.
     pub(crate) fn since(&self, age_ns: u64) -> u64 {
         self.0

@@ -11,11 +11,14 @@ use crate::stacks::StackId;
 
 /// Rows; further ones are folded into one row for each process, counted.
 const ROWS_MAX: usize = 16_384;
+/// Of them, those of parks: a program's channels leave room for its locks.
+const PARKS_MAX: usize = ROWS_MAX / 2;
 /// Memory for the histograms of all rows.
 const HISTOGRAMS_BYTES: usize = 8 << 20;
 
-/// Channels told apart that goroutines wait for in one place: programs make one for each request. Further ones are one row.
-const CHANNELS_MAX: u32 = 16;
+/// Channels told apart that goroutines wait for in one place. Programs make one for each request, and get the addresses of those that are
+/// gone: where there are more, all of the place are one row.
+const CHANNELS_MAX: usize = 16;
 
 /// What a row is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,13 +39,16 @@ pub struct Key {
 #[derive(Clone, Debug)]
 pub struct GoLocks {
     rows: FxHashMap<Key, Row>,
-    /// Channels seen by stack.
-    channels: FxHashMap<StackId, u32>,
+    /// Addresses of the channels that a place has rows of, by its row without an address; `None`: too many to be told apart.
+    channels: FxHashMap<Key, Option<Vec<u64>>>,
+    /// Rows of parks.
+    parks: usize,
     room: Room,
     window_start_ns: u64,
     /// Rows told by slice.
     sliced: usize,
     folded: u64,
+    folded_parks: u64,
 }
 
 impl Default for GoLocks {
@@ -50,10 +56,12 @@ impl Default for GoLocks {
         Self {
             rows: FxHashMap::default(),
             channels: FxHashMap::default(),
+            parks: 0,
             room: Room::new(HISTOGRAMS_BYTES),
             window_start_ns: 0,
             sliced: 0,
             folded: 0,
+            folded_parks: 0,
         }
     }
 }
@@ -69,21 +77,22 @@ impl GoLocks {
             stack,
             reason: record.reason,
         };
-        if record.site == go_site::PARK && key.address != 0 && !self.rows.contains_key(&key) {
-            let seen = self.channels.entry(stack).or_default();
-            if *seen < CHANNELS_MAX {
-                *seen += 1;
-            } else {
-                key.address = 0;
-            }
+        let parks = record.site == go_site::PARK;
+        if parks && key.address != 0 && !self.rows.contains_key(&key) {
+            key.address = self.channel(key);
         }
-        if self.rows.len() >= ROWS_MAX && !self.rows.contains_key(&key) {
+        let full = self.rows.len() >= ROWS_MAX || (parks && self.parks >= PARKS_MAX);
+        if full && !self.rows.contains_key(&key) {
             self.folded += 1;
+            self.folded_parks += u64::from(parks);
             key = Key {
                 address: 0,
                 stack: StackId::NONE,
                 ..key
             };
+        }
+        if parks && !self.rows.contains_key(&key) {
+            self.parks += 1;
         }
         let ended_ns = record.header.ts_ns;
         let waited_ns = ended_ns.saturating_sub(record.started_ns);
@@ -108,6 +117,29 @@ impl GoLocks {
         }
     }
 
+    /// The address under which a channel not seen before has its row. One too many makes one row of all of its place.
+    fn channel(&mut self, key: Key) -> u64 {
+        let place = Key { address: 0, ..key };
+        let known = self.channels.entry(place).or_insert_with(|| Some(Vec::new()));
+        let Some(addresses) = known else { return 0 };
+        if addresses.len() < CHANNELS_MAX {
+            addresses.push(key.address);
+            return key.address;
+        }
+        let addresses = known.take().unwrap_or_default();
+        let mut sum = self.rows.remove(&place).unwrap_or_default();
+        for address in addresses {
+            // One that found no room has none.
+            if let Some(row) = self.rows.remove(&Key { address, ..key }) {
+                self.room.leave(&row.wait);
+                self.parks = self.parks.saturating_sub(1);
+                sum.merge(&row);
+            }
+        }
+        self.rows.insert(place, sum);
+        0
+    }
+
     /// All rows.
     pub fn rows(&self) -> impl Iterator<Item = (&Key, &Row)> {
         self.rows.iter()
@@ -119,12 +151,19 @@ impl GoLocks {
         self.folded
     }
 
+    /// Of them, those of parks: no verdict rests on these.
+    #[must_use]
+    pub const fn folded_parks(&self) -> u64 {
+        self.folded_parks
+    }
+
     /// Begins a new window.
     pub fn reset(&mut self, now_ns: u64) {
         self.window_start_ns = now_ns;
         self.sliced = 0;
         self.rows.clear();
         self.channels.clear();
+        self.parks = 0;
         self.room.clear();
     }
 }
@@ -197,25 +236,66 @@ mod tests {
         assert_eq!(locks.rows().count(), 0);
     }
 
+    fn park(channel: u64, ended_ns: u64) -> GoWait {
+        GoWait {
+            site: go_site::PARK,
+            reason: 14,
+            ..record(0x1000 + 96 * channel, 0, ended_ns, 1)
+        }
+    }
+
     #[test]
     fn channels_of_one_place_are_told_apart_while_they_are_few() {
         let mut waits = GoLocks::default();
         for round in 0..2 {
-            for channel in 0..97 {
-                let wait = GoWait {
-                    site: go_site::PARK,
-                    reason: 14,
-                    ..record(0x1000 + 96 * channel, 0, 1_000 + round, 1)
-                };
-                waits.on_wait(&wait, STACKS);
+            for channel in 0..CHANNELS_MAX as u64 {
+                waits.on_wait(&park(channel, 1_000 + round), STACKS);
             }
         }
-        let (apart, together): (Vec<_>, Vec<_>) = waits.rows().partition(|(key, _)| key.address != 0);
-        assert_eq!(apart.len(), CHANNELS_MAX as usize);
-        assert!(apart.iter().all(|(_, row)| row.wait.count() == 2));
-        assert_eq!(together.len(), 1);
-        assert_eq!(together[0].1.wait.count(), 2 * (97 - u64::from(CHANNELS_MAX)));
-        assert_eq!(waits.folded(), 0);
+        assert!(waits.rows().all(|(_, row)| row.wait.count() == 2));
+        assert_eq!((waits.rows().count(), waits.parks), (CHANNELS_MAX, CHANNELS_MAX));
+        // One more: they may well be made anew each time, at addresses of others that are gone.
+        for round in 0..2 {
+            for channel in CHANNELS_MAX as u64..97 {
+                waits.on_wait(&park(channel, 1_000 + round), STACKS);
+            }
+        }
+        let rows: Vec<_> = waits.rows().collect();
+        let [(key, row)] = rows[..] else {
+            panic!("{rows:?}")
+        };
+        assert_eq!(
+            (key.address, key.stack, row.wait.count()),
+            (0, StackId(3), 2 * 97)
+        );
+        assert_eq!(
+            (row.wakers[&(StackId(9), 10)], waits.folded(), waits.parks),
+            (2 * 97, 0, 0)
+        );
+        // Another place has channels of its own.
+        waits.on_wait(&park(3, 1_000), (StackId(4), StackId(9)));
+        assert_eq!((waits.rows().count(), waits.parks), (2, 1));
+    }
+
+    #[test]
+    fn channels_leave_room_for_locks() {
+        let mut waits = GoLocks::default();
+        for stack in 0..ROWS_MAX as u32 {
+            for channel in 0..5 {
+                waits.on_wait(&park(channel, 1_000), (StackId(1 + stack), StackId(9)));
+            }
+        }
+        let all = 5 * ROWS_MAX as u64;
+        assert_eq!(waits.folded(), all - PARKS_MAX as u64);
+        assert_eq!(waits.folded_parks(), waits.folded());
+        for lock in 0..1_000 {
+            waits.on_wait(&record(8 * lock + 8, 0, 1_000, 1), STACKS);
+        }
+        assert_eq!(waits.folded_parks(), waits.folded());
+        let locks = waits.rows().filter(|(key, _)| key.site == go_site::SEMAPHORE);
+        assert_eq!(locks.count(), 1_000);
+        let sum: u64 = waits.rows().map(|(_, row)| row.wait.count()).sum();
+        assert_eq!(sum, all + 1_000);
     }
 
     #[test]

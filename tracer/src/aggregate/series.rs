@@ -152,6 +152,26 @@ impl Series {
         self.low = self.low.min(self.live());
     }
 
+    /// Takes a part out of a sum. Between two samples it is not known which came first: the lowest numbers become too low, the
+    /// highest too high, by no more than what the part moved there.
+    pub(crate) fn without(&mut self, part: &Self) {
+        self.opened = self.opened.saturating_sub(part.opened);
+        self.closed = self.closed.saturating_sub(part.closed);
+        self.at_start = self.at_start.saturating_sub(part.at_start);
+        (self.low, self.high) = (
+            self.low.saturating_sub(part.high),
+            self.high.saturating_sub(part.low),
+        );
+        for (own, part) in self.samples.iter_mut().zip(&part.samples) {
+            own.live = own.live.saturating_sub(part.live);
+            own.opened = own.opened.saturating_sub(part.opened);
+            (own.low, own.high) = (
+                own.low.saturating_sub(part.high),
+                own.high.saturating_sub(part.low),
+            );
+        }
+    }
+
     pub(crate) fn sample(&mut self, take: Take) {
         if take == Take::Skip {
             return;

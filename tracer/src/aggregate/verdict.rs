@@ -17,6 +17,8 @@ const MIN_OPENED: u64 = 5;
 const MIN_GROWTH: u64 = 5;
 /// Shorter windows say nothing: quarters of less than 250 ms cannot tell a start-up from a trend.
 pub(crate) const MIN_WINDOW_NS: u64 = 1_000_000_000;
+/// Confidence from which a series that grows is called a leak in a finding.
+pub(crate) const LEAK_CONFIDENCE: f64 = 0.25;
 /// A window that takes nothing off a confidence.
 const FULL_WINDOW_NS: f64 = 60e9;
 /// Share of those that reached an age and yet ended: above it, that age says nothing of who stays.

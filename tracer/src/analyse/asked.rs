@@ -85,15 +85,20 @@ fn app_functions(frames: &[StackFrame]) -> impl Iterator<Item = &str> {
 /// The application's functions on the way to calls that those who asked for them close again, though the call is the same as this
 /// row's.
 pub(super) fn innocent(row: &FdStack, fds: &Fds, names: &mut Names<'_>) -> FxHashSet<String> {
-    let mut functions = FxHashSet::default();
     if row.asked_by.is_empty() {
-        return functions;
+        return FxHashSet::default();
     }
     let closing = fds.by_stack.iter().filter(|other| {
         let grows = matches!(other.verdict, Verdict::Leaking | Verdict::Growing);
         other.pid == row.pid && other.stack == row.stack && !grows && other.closed > other.live
     });
-    for by in closing.flat_map(|other| &other.asked_by) {
+    on_the_way(&closing.collect::<Vec<_>>(), names)
+}
+
+/// The application's functions in the stacks of those who asked for these.
+pub(super) fn on_the_way(rows: &[&FdStack], names: &mut Names<'_>) -> FxHashSet<String> {
+    let mut functions = FxHashSet::default();
+    for by in rows.iter().flat_map(|row| &row.asked_by) {
         if let Some(id) = by.stack.as_ref().and_then(|key| names.id(key)) {
             functions.extend(app_functions(names.frames(id)).map(str::to_owned));
         }

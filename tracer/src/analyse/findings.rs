@@ -1,5 +1,6 @@
 //! Diagnoses: each with its threshold, its evidence and its remedy. Silent where nothing is wrong.
 
+mod fd_shared;
 mod go_proof;
 mod goroutines;
 mod growth;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{asked, deadlocks::Stuck, locks::Locks, names::Names};
+use crate::aggregate::{go_starts::GoStarts, verdict::LEAK_CONFIDENCE};
 use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
@@ -30,6 +32,8 @@ pub struct Facts<'a> {
     pub stuck: &'a Stuck,
     /// Go programs.
     pub go: &'a [Go],
+    /// Goroutines that were seen to be made.
+    pub starts: &'a GoStarts,
     /// Descriptors.
     pub fds: Option<&'a Fds>,
     /// Time.
@@ -51,6 +55,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(fds) = facts.fds {
         leaks(fds, names, &mut found);
+        fd_shared::leaks(fds, names, &mut found);
         near_limit(fds, &mut found);
     }
     for go in facts.go {
@@ -59,7 +64,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         goroutines::leaks(go, names, &mut own);
         go_proof::leaks(go, names, &mut own);
         found.append(&mut own);
-        pools::exhausted(go, names, &mut found);
+        pools::exhausted(go, facts.starts, names, &mut found);
         if let Some(gc) = &go.gc {
             found.extend(super::gc::findings(gc, facts.window_ns, facts.time.running_ns));
         }
@@ -108,8 +113,6 @@ fn evidence(entries: &[(&str, Value)]) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Confidence from which a series that grows is called a leak in a finding.
-const LEAK_CONFIDENCE: f64 = 0.25;
 /// Confidence from which it is what probably hurts.
 const SURE: f64 = 0.45;
 const HOUR_NS: u64 = 3_600_000_000_000;
@@ -124,26 +127,11 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             .unwrap_or_else(|| (function(names, row.stack.as_ref()), row.stack.clone()));
         let way = asked::by_way_of(&row.asked_by)
             .map_or_else(String::new, |way| format!("; asked for by way of {way}"));
-        let kind = row
-            .kinds
-            .iter()
-            .max_by_key(|(_, count)| **count)
-            .map(|(kind, _)| word(*kind))
-            .unwrap_or_default();
-        let soon = fds.time_to_limit_ns.is_some_and(|ns| ns < HOUR_NS);
-        let limit = match (fds.time_to_limit_ns, fds.limit) {
-            (Some(ns), Some(limit)) => {
-                format!("; the limit of {} is reached in {}", count(limit), duration(ns))
-            }
-            _ => String::new(),
-        };
+        let kind = kind_of(row);
+        let limit = limit_reached(fds);
         found.push(Finding {
             id: "fd.leak".into(),
-            severity: match (row.confidence >= SURE, soon) {
-                (true, true) => Severity::Critical,
-                (true, false) => Severity::High,
-                (false, _) => Severity::Medium,
-            },
+            severity: severity(row.confidence, fds),
             confidence: row.confidence,
             title: format!(
                 "{} ({kind}): {} of {} still open, {:+.1}/s",
@@ -173,6 +161,30 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             stack,
             lock: None,
         });
+    }
+}
+
+fn severity(confidence: f64, fds: &Fds) -> Severity {
+    let soon = fds.time_to_limit_ns.is_some_and(|ns| ns < HOUR_NS);
+    match (confidence >= SURE, soon) {
+        (true, true) => Severity::Critical,
+        (true, false) => Severity::High,
+        (false, _) => Severity::Medium,
+    }
+}
+
+/// What most of a row's descriptors are.
+fn kind_of(row: &FdStack) -> String {
+    let most = row.kinds.iter().max_by_key(|(_, count)| **count);
+    most.map(|(kind, _)| word(*kind)).unwrap_or_default()
+}
+
+fn limit_reached(fds: &Fds) -> String {
+    match (fds.time_to_limit_ns, fds.limit) {
+        (Some(ns), Some(limit)) => {
+            format!("; the limit of {} is reached in {}", count(limit), duration(ns))
+        }
+        _ => String::new(),
     }
 }
 

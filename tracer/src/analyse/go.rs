@@ -285,7 +285,7 @@ fn waits(target: &Seen<'_>, places: &mut Places, names: &mut Names<'_>) -> Vec<G
             samples: sampled.samples,
             total_ns: sampled.total_ns,
             total_ci_ns: sampled.interval_ns.map(|(low, high)| [low, high]),
-            mean: sampled.total_ns as f64 / window_ns.max(1) as f64,
+            mean: Some(sampled.total_ns as f64 / window_ns.max(1) as f64),
             count: None,
             wait: None,
         })

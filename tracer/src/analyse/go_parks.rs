@@ -114,8 +114,15 @@ fn place(reason: Option<&str>, frames: &[StackFrame]) -> Place {
     )
 }
 
-/// Puts the exact waits of a process, seen for so long, beside those that snapshots have seen.
-pub fn exact(go: &mut Go, waits: &GoLocks, reasons: &[String], covered_ns: u64, names: &mut Names<'_>) {
+/// Puts the exact waits of a process beside those that snapshots have seen; `whole_ns` is the window's length if the probes were there
+/// all the time. Returns how many rows were left out.
+pub fn exact(
+    go: &mut Go,
+    waits: &GoLocks,
+    reasons: &[String],
+    whole_ns: Option<u64>,
+    names: &mut Names<'_>,
+) -> u64 {
     let mut known: FxHashMap<Place, usize> = FxHashMap::default();
     for (at, row) in go.waits.iter().enumerate() {
         let id = row.stack.as_deref().and_then(|key| names.id(key));
@@ -157,12 +164,14 @@ pub fn exact(go: &mut Go, waits: &GoLocks, reasons: &[String], covered_ns: u64, 
             samples: 0,
             total_ns: row.inside_ns,
             total_ci_ns: None,
-            mean: row.inside_ns as f64 / covered_ns.max(1) as f64,
+            mean: whole_ns.map(|ns| row.inside_ns as f64 / ns.max(1) as f64),
             count: Some(row.wait.count()),
             wait: Some(hist(&row.wait)),
         });
     }
+    let left_out = go.waits.len().saturating_sub(WAITS_MAX);
     go.waits.truncate(WAITS_MAX);
+    left_out as u64
 }
 
 /// Rows told.

@@ -32,6 +32,9 @@ const SIDES_MAX: usize = 32;
 const CONDITION_WORDS: u64 = 44;
 /// Locks listed; the smallest are left out first.
 const LOCKS_MAX: usize = 512;
+/// Channels told apart, and rows of channels and selects listed: they take no room from locks.
+const CHANNELS_MAX: usize = 128;
+const CHANNEL_ROWS_MAX: usize = 256;
 
 /// What makes two rows rows of one lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -232,15 +235,24 @@ pub fn locks(
         Some(covered_ns) => lock.wait.total_ns as f64 * go.window_ns as f64 / covered_ns.max(1) as f64,
         None => lock.wait.total_ns as f64,
     };
-    built.sort_by(|a, b| {
-        let longest = whole_ns(&b.1).total_cmp(&whole_ns(&a.1));
-        a.1.idle.cmp(&b.1.idle).then(longest)
+    built.sort_by(|(_, a, ..), (_, b, ..)| {
+        let longest = whole_ns(b).total_cmp(&whole_ns(a));
+        let channels_last = is_of_channels(a.kind).cmp(&is_of_channels(b.kind));
+        a.idle.cmp(&b.idle).then(longest).then(channels_last)
+    });
+    let mut room = [LOCKS_MAX, CHANNEL_ROWS_MAX];
+    let all = built.len();
+    built.retain(|(_, lock, ..)| {
+        let left = &mut room[usize::from(is_of_channels(lock.kind))];
+        let fits = *left > 0;
+        *left = left.saturating_sub(1);
+        fits
     });
     let mut result = Locks {
-        left_out: built.len().saturating_sub(LOCKS_MAX) as u64,
+        left_out: (all - built.len()) as u64,
         ..Locks::default()
     };
-    for mut one in built.into_iter().take(LOCKS_MAX) {
+    for mut one in built {
         one.1.slices = one.2.slices.report(go.window_ns);
         result.add(one);
     }
@@ -290,7 +302,39 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
             member.key.uaddr = uaddr;
         }
     }
-    members.into_iter().map(|(_, member)| member).collect()
+    let mut members: Vec<Member<'a>> = members.into_iter().map(|(_, member)| member).collect();
+    fold_channels(&mut members);
+    members
+}
+
+const fn is_of_channels(kind: LockKind) -> bool {
+    matches!(kind, LockKind::GoChan | LockKind::GoSelect)
+}
+
+/// Channels beyond those waited for longest are told by where they are waited for.
+fn fold_channels(members: &mut [Member<'_>]) {
+    let is_channel = |member: &Member<'_>| {
+        is_of_channels(member.class.kind) && matches!(member.class.identity, Identity::Word(_))
+    };
+    let mut totals: FxHashMap<(u32, u64), u64> = FxHashMap::default();
+    for member in members.iter().filter(|member| is_channel(member)) {
+        *totals.entry((member.key.tgid, member.key.uaddr)).or_default() += member.row.wait.total();
+    }
+    if totals.len() <= CHANNELS_MAX {
+        return;
+    }
+    let mut longest: Vec<((u32, u64), u64)> = totals.into_iter().collect();
+    longest.sort_unstable_by_key(|&(channel, total)| (std::cmp::Reverse(total), channel));
+    let apart: FxHashSet<(u32, u64)> = longest
+        .iter()
+        .take(CHANNELS_MAX)
+        .map(|(channel, _)| *channel)
+        .collect();
+    for member in members.iter_mut().filter(|member| is_channel(member)) {
+        if !apart.contains(&(member.key.tgid, member.key.uaddr)) {
+            member.class.identity = Identity::Code;
+        }
+    }
 }
 
 /// A wait whose stack says nothing (lost, cut short) is what other waits on the same word are.

@@ -190,6 +190,9 @@ document! {
         pub stack_failed: u64,
         /// Stacks not copied because the ring was over three quarters full.
         pub stack_pending: u64,
+        /// Of them, those of goroutines that park (`--go-waits`) and of who ended it: their waits have no stack, and no verdict rests on them.
+        #[serde(default)]
+        pub go_stack_pending: u64,
         /// Ends of waits whose beginning was not seen.
         pub unmatched: u64,
         /// Ends of goroutines' waits whose beginning was not seen: mostly those that began before ctrace attached.
@@ -197,6 +200,9 @@ document! {
         pub go_unmatched: u64,
         /// Rows folded into one because a table was full.
         pub folded: u64,
+        /// Of them, those of goroutines that park (`--go-waits`): no verdict rests on them.
+        #[serde(default)]
+        pub go_folded: u64,
         /// Calls of 32-bit callers, whose stacks are not taken.
         pub compat: u64,
         /// Control data with descriptors longer than a record.
@@ -561,6 +567,30 @@ document! {
         pub unseen_kinds: Vec<String>,
         /// By creating stack, most suspect first.
         pub by_stack: Vec<FdStack>,
+        /// Stacks with several askers that leak or grow in the sum, without the askers whose own row leaks or is a pool.
+        pub shared: Vec<FdShared>,
+    }
+
+    /// Descriptors made by one stack for several askers, each of whom has a row in `by_stack`.
+    pub struct FdShared {
+        /// Process.
+        pub pid: u32,
+        /// Where; null without a stack.
+        pub stack: Option<StackKey>,
+        /// How many askers.
+        pub askers: u64,
+        /// Made.
+        pub opened: u64,
+        /// Ended.
+        pub closed: u64,
+        /// Open at the end.
+        pub live: u64,
+        /// What the sum looks like.
+        pub verdict: Verdict,
+        /// Of the verdict, 0 to 1.
+        pub confidence: f64,
+        /// Growth of the live number.
+        pub growth_per_s: f64,
     }
 
     /// Descriptors made by one stack.
@@ -596,6 +626,8 @@ document! {
         pub growth_interval_per_s: Option<[f64; 2]>,
         /// Of a leak: the share of those made that stay.
         pub stays: Option<f64>,
+        /// Of those still open, how many were made in each quarter of the window.
+        pub born_by_quarter: [u64; 4],
         /// Period of a staircase: the surest of `steps`.
         pub period_ns: Option<u64>,
         /// Of a leak that comes in steps: the jobs that leave them, the surest first.

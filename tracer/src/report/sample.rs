@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    AskedBy, Blocked, Certainty, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdStack, Fds, Finding,
+    AskedBy, Blocked, Certainty, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdShared, FdStack, Fds, Finding,
     Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
     GoPoolUse, GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten,
     Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
@@ -175,7 +175,7 @@ fn goroutines() -> Go {
             samples: 40_100,
             total_ns: 800_000 * MS,
             total_ci_ns: Some([700_000 * MS, 900_000 * MS]),
-            mean: 400.0,
+            mean: Some(400.0),
             count: None,
             wait: None,
         }],
@@ -358,9 +358,11 @@ fn base() -> Report {
             map_full: 0,
             stack_failed: 0,
             stack_pending: 0,
+            go_stack_pending: 0,
             unmatched: 0,
             go_unmatched: 0,
             folded: 0,
+            go_folded: 0,
             compat: 0,
             control_truncated: 0,
             user_fault: 0,
@@ -422,6 +424,7 @@ fn base() -> Report {
             unseen_deaths: 0,
             unseen_kinds: Vec::new(),
             by_stack: Vec::new(),
+            shared: Vec::new(),
         }),
         go: None,
         go_others: Vec::new(),
@@ -756,6 +759,7 @@ fn leaking_fds() -> Fds {
                 growth_per_s: 4.1,
                 growth_interval_per_s: Some([3.2, 5.0]),
                 stays: Some(1.0),
+                born_by_quarter: [10, 10, 11, 10],
                 period_ns: Some(5300 * MS),
                 steps: vec![Step {
                     period_ns: 5300 * MS,
@@ -781,12 +785,24 @@ fn leaking_fds() -> Fds {
                 growth_per_s: 0.0,
                 growth_interval_per_s: None,
                 stays: None,
+                born_by_quarter: [0; 4],
                 period_ns: None,
                 steps: Vec::new(),
                 age: times(0, 0, 0),
                 examples: vec![file],
             },
         ],
+        shared: vec![FdShared {
+            pid: 4242,
+            stack: Some("3".to_owned()),
+            askers: 200,
+            opened: 97,
+            closed: 23,
+            live: 74,
+            verdict: Verdict::Growing,
+            confidence: 0.5,
+            growth_per_s: 7.4,
+        }],
     }
 }
 
@@ -878,6 +894,7 @@ pub(crate) fn lossy() -> Report {
         fd_ring_full: 3,
         stack_failed: 77,
         stack_pending: 310,
+        go_stack_pending: 97,
         unmatched: 12,
         stack_failed_by: BTreeMap::from([("no_cfi".to_owned(), 70), ("unreadable_page".to_owned(), 7)]),
         complete: false,

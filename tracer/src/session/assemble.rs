@@ -156,8 +156,10 @@ impl Tracing {
             stack_failed: failures.values().sum(),
             stack_pending: at(counter::STACK_PENDING),
             unmatched: self.pipeline.unmatched(),
+            go_stack_pending: at(counter::GO_PARK_PENDING),
             go_unmatched: at(counter::GO_UNMATCHED),
             folded,
+            go_folded: self.pipeline.go_locks.folded_parks(),
             compat: at(counter::COMPAT),
             control_truncated: at(counter::CONTROL_TRUNCATED),
             user_fault: at(counter::USER_FAULT),
@@ -322,22 +324,34 @@ impl Tracing {
         } else {
             Vec::new()
         };
+        let whole_ns = in_part(Group::Parks).is_none().then(|| window.ns());
         analyse::asked::complete(&mut go, &pipeline.go_starts, &mut names);
         for go in &mut go {
             if let Some(reasons) = uprobes.reasons.get(&go.pid) {
-                let covered_ns = in_part(Group::Parks).unwrap_or(window.ns());
-                analyse::go_parks::exact(go, &pipeline.go_locks, reasons, covered_ns, &mut names);
+                let waits = &pipeline.go_locks;
+                losses.folded += analyse::go_parks::exact(go, waits, reasons, whole_ns, &mut names);
             }
         }
         let go_probes = capture
             .as_ref()
             .map(|capture| probing.report(capture, window.end_ns))
             .unwrap_or_default();
+        let whole =
+            |probes: &model::GoProbes| probes.group == "waits" && probes.covered_ns >= window.ns() / 100 * 99;
+        let whole_ns = go_probes.iter().any(whole).then(|| window.ns());
+        analyse::asked::complete(&mut go, &pipeline.go_starts, &mut names);
+        for go in &mut go {
+            if let Some(reasons) = uprobes.reasons.get(&go.pid) {
+                let waits = &pipeline.go_locks;
+                losses.folded += analyse::go_parks::exact(go, waits, reasons, whole_ns, &mut names);
+            }
+        }
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
                 stuck: &stuck,
                 go: &go,
+                starts: &pipeline.go_starts,
                 fds: fds.as_ref(),
                 time: &time,
                 run_queue: run_queue.as_ref(),
@@ -457,6 +471,8 @@ fn since(now: &Losses, before: &Losses) -> Losses {
         stack_failed: now.stack_failed.saturating_sub(before.stack_failed),
         stack_pending: now.stack_pending.saturating_sub(before.stack_pending),
         unmatched: now.unmatched.saturating_sub(before.unmatched),
+        go_stack_pending: now.go_stack_pending.saturating_sub(before.go_stack_pending),
+        go_folded: now.go_folded.saturating_sub(before.go_folded),
         go_unmatched: now.go_unmatched.saturating_sub(before.go_unmatched),
         folded: now.folded.saturating_sub(before.folded),
         compat: now.compat.saturating_sub(before.compat),
@@ -476,13 +492,14 @@ fn since(now: &Losses, before: &Losses) -> Losses {
             .collect(),
         complete: true,
     };
+    // No verdict rests on what goroutines park for.
     lost.complete = [
         lost.ring_full,
         lost.fd_ring_full,
         lost.map_full,
-        lost.stack_pending,
+        lost.stack_pending.saturating_sub(lost.go_stack_pending),
         lost.unmatched,
-        lost.folded,
+        lost.folded.saturating_sub(lost.go_folded),
         lost.control_truncated,
         lost.unknown_record,
     ]
@@ -511,6 +528,7 @@ fn fds(
         unseen_deaths: 0,
         unseen_kinds: unseen_kinds.to_vec(),
         by_stack: Vec::new(),
+        shared: Vec::new(),
     };
     let mut tables: Vec<(u32, &FdTable)> = tables.iter().map(|(&pid, table)| (pid, table)).collect();
     tables.sort_unstable_by_key(|(pid, _)| *pid);
@@ -550,6 +568,7 @@ fn fds(
         sum.unseen_births += fds.unseen_births;
         sum.unseen_deaths += fds.unseen_deaths;
         sum.by_stack.extend(fds.by_stack);
+        sum.shared.extend(fds.shared);
     }
     if several {
         // A limit is each process's own: a sum has none.

@@ -80,7 +80,9 @@ pub struct Tracing {
 /// What is asked of the probes.
 fn request(options: &Options, held: &[Held], command: bool) -> Request {
     // What a command or a child will be is not known yet.
-    let may_be_go = command || options.follow || held.iter().any(|held| is_go(&target::describe(held.pid)));
+    let asked = options.go_waits || options.go_creators;
+    let may_be_go =
+        command || options.follow || asked || held.iter().any(|held| is_go(&target::describe(held.pid)));
     Request {
         targets: held.iter().map(|held| held.pid).collect(),
         collectors: options.collectors,

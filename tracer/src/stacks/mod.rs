@@ -6,6 +6,7 @@
 //!
 //! Nothing here stops a target: its mappings, files and memory are only read, and all three are taken as hostile.
 
+mod bottom;
 mod cfi;
 mod code;
 mod data;

@@ -1,6 +1,6 @@
 //! Files that code comes from, shared by all processes that map them.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::bottom::{Bottom, Bottoms};
 use super::cfi::Cfi;
 use super::code;
 use super::elf::{Elf, Image as _, Section, Segment};
 use super::instructions::MAX_LENGTH;
+use super::pclntab::Pclntab;
 use super::row::{Row, Rows, Rule};
 use crate::proc::maps::Map;
 
@@ -62,6 +64,7 @@ pub(super) struct Module {
     pub(super) file: File,
     pub(super) elf: Elf,
     cfi: RefCell<Option<Cfi>>,
+    bottoms: OnceCell<Bottoms>,
     rows: FxHashMap<u64, Lookup>,
     derived: FxHashMap<u64, Option<u32>>,
     /// Whether a call (by where it returns to) can lead to code without rules.
@@ -77,6 +80,18 @@ impl Module {
     /// Code without unwind rules that is known to keep frame pointers to the bottom: Go's, and files without any rules.
     pub(super) fn keeps_pointers(&self) -> bool {
         self.elf.is_go() || self.elf.section(".eh_frame").is_none()
+    }
+
+    /// Whether a virtual address lies in a function of Go's runtime at which stacks end.
+    pub(super) fn bottom(&self, vaddr: u64) -> Option<Bottom> {
+        if !self.elf.is_go() {
+            return None;
+        }
+        // The table is let go again: of it a few addresses are needed.
+        let read = || {
+            Pclntab::read(&self.file, &self.elf).map_or_else(Bottoms::default, |table| Bottoms::of(&table))
+        };
+        self.bottoms.get_or_init(read).at(vaddr)
     }
 
     /// First address of the function (by its unwind entry) that holds `vaddr`.
@@ -269,6 +284,7 @@ impl Modules {
             file,
             elf,
             cfi: RefCell::default(),
+            bottoms: OnceCell::new(),
             rows: FxHashMap::default(),
             derived: FxHashMap::default(),
             calls: FxHashMap::default(),

@@ -2,6 +2,7 @@
 
 use tracer_ebpf::{memo::Source, wire::Regs};
 
+use super::bottom::Bottom;
 use super::log::{Origin, Reader, Value};
 use super::memory::Copied;
 use super::module::{Lookup, Module, ModuleId, Modules};
@@ -171,6 +172,32 @@ impl<M: Memory> Walk<'_, M> {
 
     /// Without rules: by frame pointer, and only if all that it leads to looks like a frame.
     fn by_pointer(
+        &mut self,
+        callee: &Registers,
+        called: bool,
+        guessed: bool,
+        file: Option<(ModuleId, u64)>,
+    ) -> Result<Step, End> {
+        let bottom = self.bottom(callee, called, file);
+        if bottom == Some(Bottom::Left) {
+            return Err(End::Complete);
+        }
+        self.beyond(callee, called, guessed, file)
+            .map_err(|end| match end {
+                // It is another stack, which was not copied.
+                End::NoCfi | End::Truncated | End::Unreadable if bottom.is_some() => End::Complete,
+                end => end,
+            })
+    }
+
+    /// Whether the function that called is one at which a stack of Go's scheduler ends.
+    fn bottom(&self, callee: &Registers, called: bool, file: Option<(ModuleId, u64)>) -> Option<Bottom> {
+        let (module, bias) = file.filter(|_| called)?;
+        let vaddr = callee.value[RIP].value.wrapping_sub(1).wrapping_sub(bias);
+        self.modules.get(module)?.bottom(vaddr)
+    }
+
+    fn beyond(
         &mut self,
         callee: &Registers,
         called: bool,

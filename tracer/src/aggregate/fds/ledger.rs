@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::births::Source;
-use super::{Death, FdTable, Live, MAX_CALLS, MAX_LIVE, MAX_ROWS, Origin, Row, RowKey};
+use super::{Death, FdTable, Live, MAX_CALLS, MAX_LIVE, MAX_ROWS, Origin, Row, RowKey, SPLIT_ROWS};
 use crate::aggregate::ages::Ages;
+use crate::aggregate::go_starts::AskerId;
 use crate::aggregate::series::Series;
 use crate::report::model::FdKind;
 
@@ -76,6 +77,9 @@ impl FdTable {
         live.row = self.row(key);
         let row = &mut self.rows[live.row as usize];
         row.series.born();
+        if let Some(sum) = row.sum.and_then(|sum| self.sums.all.get_mut(sum as usize)) {
+            sum.series.born();
+        }
         *row.kinds.entry(live.kind).or_default() += 1;
         if let Some(call) = call {
             if let Some(known) = row.calls.iter_mut().find(|known| known.0 == call) {
@@ -102,12 +106,20 @@ impl FdTable {
         }
         let row = &mut self.rows[old.row as usize];
         row.series.died();
+        let mut sum = row.sum.and_then(|sum| self.sums.all.get_mut(sum as usize));
+        if let Some(sum) = &mut sum {
+            sum.series.died();
+        }
         self.total.died();
         if old.origin == Origin::Seed {
             let since_ns = ts_ns.saturating_sub(self.timeline.start_ns().unwrap_or(ts_ns));
             self.before_closed.entry(old.kind).or_default().add(since_ns);
         } else {
-            row.deaths.add(ts_ns.saturating_sub(old.birth_ns));
+            let age = ts_ns.saturating_sub(old.birth_ns);
+            row.deaths.add(age);
+            if let Some(sum) = sum {
+                sum.deaths.add(age);
+            }
         }
     }
 
@@ -115,19 +127,28 @@ impl FdTable {
         if let Some(&row) = self.by_key.get(&key) {
             return row;
         }
-        if self.rows.len() >= MAX_ROWS && matches!(key, RowKey::Stack(..)) {
+        if let RowKey::Stack(stack, asker) = key
+            && asker != AskerId::NONE
+            && self.rows.len() >= SPLIT_ROWS
+            && self.sums.has(stack)
+        {
+            return self.row(RowKey::Others(stack));
+        }
+        if self.rows.len() >= MAX_ROWS && matches!(key, RowKey::Stack(..) | RowKey::Others(_)) {
             self.folded += 1;
             return self.row(RowKey::Folded);
         }
         let row = self.rows.len() as u32;
         self.rows.push(Row {
             key,
+            sum: None,
             series: Series::new(self.timeline.len()),
             kinds: BTreeMap::new(),
             calls: Vec::new(),
             deaths: Ages::default(),
         });
         self.by_key.insert(key, row);
+        self.join_sum(row);
         row
     }
 }

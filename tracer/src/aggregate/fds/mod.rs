@@ -9,13 +9,15 @@
 //! anew, before `close` returns. So the order of the ring is a possible history. What it does not show (missed
 //! records, descriptors that other processes install, ioctls) the scans mend.
 //!
-//! Memory: at most [`MAX_LIVE`] descriptors and [`MAX_ROWS`] stacks, each with a series of 240 samples (120 when there are thousands).
+//! Memory: at most [`MAX_LIVE`] descriptors and [`MAX_ROWS`] rows, each with a series of 240 samples (120 when there are thousands),
+//! and one more for every two rows of a stack.
 
 mod births;
 mod events;
 mod ledger;
 mod reconcile;
 mod report;
+mod sums;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -24,6 +26,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub use self::reconcile::Reconciled;
 pub use self::report::ReportInput;
+pub(crate) use self::sums::is_judged_alone;
 use super::ages::Ages;
 use super::go_starts::AskerId;
 use super::series::{Series, Timeline};
@@ -35,6 +38,8 @@ use crate::stacks::StackId;
 pub const MAX_LIVE: usize = 1 << 20;
 /// Most rows; births from further stacks are folded into one row, which gets no finding of its own.
 pub const MAX_ROWS: usize = 4096;
+/// With more rows than this, further askers of a stack that has a row share one.
+const SPLIT_ROWS: usize = MAX_ROWS / 2;
 /// Most deaths remembered for the next scan.
 const MAX_RECENT: usize = 1 << 16;
 /// Most threads with a table of their own, and most distinct calls counted per row.
@@ -48,6 +53,7 @@ pub struct FdTable {
     live: FxHashMap<i32, Live>,
     rows: Vec<Row>,
     by_key: FxHashMap<RowKey, u32>,
+    sums: sums::Sums,
     timeline: Timeline,
     total: Series,
     recent: Recent,
@@ -76,6 +82,8 @@ enum RowKey {
     Unseen,
     /// And, in a Go program, who asked for it.
     Stack(StackId, AskerId),
+    /// Askers of this stack beyond those that have rows.
+    Others(StackId),
     Folded,
 }
 
@@ -104,6 +112,8 @@ struct Live {
 #[derive(Debug)]
 struct Row {
     key: RowKey,
+    /// All rows of its stack together, when there are several.
+    sum: Option<u32>,
     series: Series,
     kinds: BTreeMap<FdKind, u64>,
     calls: Vec<(i64, u64)>,
@@ -135,6 +145,7 @@ impl FdTable {
             live: FxHashMap::default(),
             rows: Vec::new(),
             by_key: FxHashMap::default(),
+            sums: sums::Sums::default(),
             timeline: Timeline::new(),
             total: Series::new(0),
             recent: Recent::default(),
@@ -240,8 +251,12 @@ impl FdTable {
 
     /// Adds a sample to all series, at `now_ns`. A few per second are plenty; the series thin themselves.
     pub fn snapshot(&mut self, now_ns: u64) {
-        let take = self.timeline.take(now_ns, self.rows.len());
+        let series = self.rows.len() + self.sums.all.len();
+        let take = self.timeline.take(now_ns, series);
         self.total.sample(take);
+        for sum in &mut self.sums.all {
+            sum.series.sample(take);
+        }
         for row in &mut self.rows {
             row.series.sample(take);
         }

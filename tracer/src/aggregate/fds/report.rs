@@ -7,7 +7,7 @@ use crate::aggregate::hist::Histogram;
 use crate::aggregate::verdict::{self, Evidence};
 use crate::proc::fd::{FdEntry, FdScan};
 use crate::proc::sockets::Sockets;
-use crate::report::model::{AskedBy, FdExample, FdStack, Fds, Hist, StackKey, Step, Verdict};
+use crate::report::model::{AskedBy, FdExample, FdKind, FdShared, FdStack, Fds, Hist, StackKey, Step, Verdict};
 use crate::stacks::StackId;
 
 /// Most examples per row.
@@ -37,13 +37,12 @@ pub struct ReportInput<'a> {
 
 /// What a row's open descriptors are like.
 #[derive(Default)]
-struct Survivors {
-    /// When they were born, since the start.
-    births: Vec<u64>,
+pub(super) struct Survivors {
+    /// When they were born, since the start; sorted.
+    pub(super) births: Vec<u64>,
     age: Histogram,
     /// Birth (0 before tracing) and number, oldest first.
     oldest: Vec<(u64, i32)>,
-    before_closed: Ages,
 }
 
 impl FdTable {
@@ -58,6 +57,7 @@ impl FdTable {
             .zip(&survivors)
             .map(|(row, left)| self.row_report(row, left, input))
             .collect();
+        let shared = self.shared(&by_stack, &survivors, input);
         by_stack.retain(|row| row.opened + row.live_at_start > 0);
         by_stack.sort_by(|a, b| {
             suspicion(a.verdict)
@@ -73,11 +73,12 @@ impl FdTable {
             limit: input.limit,
             opened: self.opened,
             closed: self.closed,
-            time_to_limit_ns: self.time_to_limit(&by_stack, open_at_end, input),
+            time_to_limit_ns: self.time_to_limit(&by_stack, &shared, open_at_end, input),
             unseen_births: self.unseen_births,
             unseen_deaths: self.unseen_deaths,
             unseen_kinds: input.unseen_kinds.clone(),
             by_stack,
+            shared,
         }
     }
 
@@ -114,25 +115,46 @@ impl FdTable {
                 left.age.record(age);
             }
         }
-        for (row, left) in self.rows.iter().zip(&mut all) {
+        for left in &mut all {
             left.births.sort_unstable();
-            for ended in row.kinds.keys().filter_map(|kind| self.before_closed.get(kind)) {
-                left.before_closed.add_all(ended);
-            }
         }
         all
+    }
+
+    /// Of these kinds, those that were open before the start and ended since, by how long after it.
+    pub(super) fn before_closed<'a>(&self, kinds: impl Iterator<Item = &'a FdKind>) -> Ages {
+        let mut sum = Ages::default();
+        for ended in kinds.filter_map(|kind| self.before_closed.get(kind)) {
+            sum.add_all(ended);
+        }
+        sum
+    }
+
+    /// How many of these births fell into each quarter of the time since the start.
+    fn by_quarter(&self, births: &[u64], now_ns: u64) -> [u64; 4] {
+        let start_ns = self.timeline.start_ns().unwrap_or(now_ns);
+        let window_ns = u128::from(now_ns.saturating_sub(start_ns).max(1));
+        let mut quarters = [0; 4];
+        for &born_ns in births {
+            let at = u128::from(born_ns.saturating_sub(start_ns)) * 4 / window_ns;
+            quarters[(at as usize).min(3)] += 1;
+        }
+        quarters
     }
 
     fn row_report(&self, row: &Row, left: &Survivors, input: &ReportInput<'_>) -> FdStack {
         let judged = verdict::judge(&Evidence {
             complete: self.incomplete.is_empty() && row.key != RowKey::Folded,
-            mixed: matches!(row.key, RowKey::Unseen | RowKey::Stack(StackId::NONE, _)),
+            mixed: matches!(
+                row.key,
+                RowKey::Unseen | RowKey::Stack(StackId::NONE, _) | RowKey::Others(StackId::NONE)
+            ),
             series: &row.series,
             line: &self.timeline,
             now_ns: input.now_ns,
             births: &left.births,
             deaths: &row.deaths,
-            before: &left.before_closed,
+            before: &self.before_closed(row.kinds.keys()),
             older_ns: input.older_ns,
             resolution_ns: 0,
         });
@@ -141,8 +163,8 @@ impl FdTable {
             _ => Vec::new(),
         };
         let (stack, without_stack) = match row.key {
-            RowKey::Stack(StackId::NONE, _) => (None, Some("stack_lost")),
-            RowKey::Stack(stack, _) => (Some((input.stack_key)(stack)), None),
+            RowKey::Stack(StackId::NONE, _) | RowKey::Others(StackId::NONE) => (None, Some("stack_lost")),
+            RowKey::Stack(stack, _) | RowKey::Others(stack) => (Some((input.stack_key)(stack)), None),
             RowKey::BeforeAttach => (None, Some("before_attach")),
             RowKey::Unseen => (None, Some("unseen")),
             RowKey::Folded => (None, Some("folded")),
@@ -167,6 +189,7 @@ impl FdTable {
             growth_per_s: judged.growth_per_s,
             growth_interval_per_s: judged.interval.map(|(low, high)| [low, high]),
             stays: judged.stays,
+            born_by_quarter: self.by_quarter(&left.births, input.now_ns),
             period_ns: judged.periods.first().map(|period| period.period_ns),
             steps: judged.periods.iter().map(Step::from).collect(),
             age: (input.hist)(&left.age),
@@ -206,7 +229,13 @@ impl FdTable {
     }
 
     /// Time until the limit, when the whole table grows steadily and some row is to blame.
-    fn time_to_limit(&self, rows: &[FdStack], open: u64, input: &ReportInput<'_>) -> Option<u64> {
+    fn time_to_limit(
+        &self,
+        rows: &[FdStack],
+        shared: &[FdShared],
+        open: u64,
+        input: &ReportInput<'_>,
+    ) -> Option<u64> {
         let limit = input.limit?;
         let shape = self.total.shape(&self.timeline, input.now_ns);
         let slope = self
@@ -215,7 +244,9 @@ impl FdTable {
             .map_or(0.0, |trend| trend.slope);
         let blamed = rows
             .iter()
-            .any(|row| matches!(row.verdict, Verdict::Leaking | Verdict::Growing));
+            .map(|row| row.verdict)
+            .chain(shared.iter().map(|sum| sum.verdict))
+            .any(|verdict| matches!(verdict, Verdict::Leaking | Verdict::Growing));
         if !blamed || !verdict::rising(&shape) || slope <= 0.0 || !self.incomplete.is_empty() {
             return None;
         }

@@ -13,6 +13,7 @@ use crate::stacks::StackId;
 mod model;
 mod scans;
 mod scenarios;
+mod sums;
 
 const TGID: u32 = 100;
 const A: StackId = StackId(1);

@@ -61,7 +61,7 @@ fn most_waiting(pid: u32, all: &[Go], names: &mut Names<'_>) -> Option<f64> {
             let most = row
                 .total_ci_ns
                 .map_or(1.0, |[_, high]| high as f64 / row.total_ns.max(1) as f64);
-            for_locks += row.mean * most;
+            for_locks += row.mean.unwrap_or_default() * most;
         }
     }
     // Those that moved while they were read may all have been there.

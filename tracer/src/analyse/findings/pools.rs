@@ -1,10 +1,16 @@
 //! Pools of connections that are too small, or whose connections do not come back.
 
+use rustc_hash::FxHashSet;
 use serde_json::json;
 
 use super::{SUBJECT, evidence, function};
 use crate::{
-    analyse::names::Names,
+    aggregate::go_starts::GoStarts,
+    analyse::{
+        asked,
+        go_shapes::{self, Shape},
+        names::Names,
+    },
     report::{
         frames::{cut, without_path},
         model::{Finding, Go, GoPool, GoPoolStack, GoPoolUse, Severity},
@@ -25,12 +31,16 @@ const OPENING: f64 = 0.5;
 /// Uses named.
 const NAMED: usize = 2;
 
-pub(super) fn exhausted(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+pub(super) fn exhausted(go: &Go, starts: &GoStarts, names: &mut Names<'_>, found: &mut Vec<Finding>) {
     for pool in &go.pools {
         if pool.exhausted_samples < MIN_SAMPLES || pool.exhausted_share < WORTH || pool.waits == 0 {
             continue;
         }
-        let (held, words) = held(pool, names);
+        let (held, mut words) = held(pool, names);
+        let opened_in = opened_in(go, held, starts, names);
+        if let Some(opened_in) = &opened_in {
+            words.push_str(&opened_words(opened_in));
+        }
         found.push(Finding {
             id: "pool.exhausted".into(),
             severity: if pool.exhausted_share >= HURTS {
@@ -62,6 +72,7 @@ pub(super) fn exhausted(go: &Go, names: &mut Names<'_>, found: &mut Vec<Finding>
                 ("exhausted_samples", json!(pool.exhausted_samples)),
                 ("mean_waiting", json!(pool.mean_waiting)),
                 ("in_use", json!(pool.in_use)),
+                ("opened_in", json!(opened_in)),
             ]),
             remedy: held.remedy().into(),
             stack: pool.waiters.first().and_then(|row| row.stack.clone()),
@@ -224,6 +235,52 @@ fn held(pool: &GoPool, names: &mut Names<'_>) -> (Held, String) {
     } else {
         let words = format!("{few} of {of} in a call of the database: the others are not given back");
         (Held::Left, words)
+    }
+}
+
+/// The functions in which the oldest `Rows` or transactions were opened that are open now, most first: each is watched over by a goroutine,
+/// and whose `go` statement made that one may be known. `None`: none of them watches over what holds the connections.
+fn opened_in(go: &Go, held: Held, starts: &GoStarts, names: &mut Names<'_>) -> Option<Vec<(String, u64)>> {
+    let watches = match held {
+        Held::Rows => Shape::OpenRows,
+        Held::Transactions => Shape::OpenTransaction,
+        _ => return None,
+    };
+    let mut functions: Vec<(String, u64)> = Vec::new();
+    for row in &go.by_stack {
+        let id = row.stack.as_ref().and_then(|key| names.id(key));
+        let shape = id.and_then(|id| go_shapes::of(names.frames(id), None, false));
+        if shape != Some(watches) {
+            continue;
+        }
+        for example in &row.examples {
+            let makers = asked::steps(&starts.path(go.pid, example.goid), names);
+            let Some((function, _)) = asked::answerable(None, &makers, &FxHashSet::default(), names) else {
+                continue;
+            };
+            match functions.iter_mut().find(|(known, _)| *known == function) {
+                Some((_, count)) => *count += 1,
+                None => functions.push((function, 1)),
+            }
+        }
+    }
+    functions.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Some(functions)
+}
+
+fn opened_words(functions: &[(String, u64)]) -> String {
+    let name = |function: &str| cut(without_path(function), SUBJECT);
+    let all: u64 = functions.iter().map(|(_, count)| count).sum();
+    match functions {
+        [] => "; --go-creators tells which functions open them, of those opened while it traces".into(),
+        [(only, _)] => format!("; the oldest that are open were opened in {}", name(only)),
+        _ => {
+            let named = functions.iter().take(NAMED);
+            let named: Vec<String> = named
+                .map(|(function, count)| format!("{} ({count} of {all})", name(function)))
+                .collect();
+            format!("; the oldest that are open were opened in {}", named.join(", "))
+        }
     }
 }
 

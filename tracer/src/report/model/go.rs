@@ -261,8 +261,8 @@ document! {
         pub total_ns: u64,
         /// 95 % confidence interval of it; null with too few snapshots.
         pub total_ci_ns: Option<[u64; 2]>,
-        /// How many were there on average; without samples in the time that the probes were there.
-        pub mean: f64,
+        /// How many were there on average. Null where no snapshot met one and the probes were not there all the time.
+        pub mean: Option<f64>,
         /// With `--go-waits`: waits that began and ended here while the probes were there (`overhead.go_probes`).
         #[serde(default)]
         pub count: Option<u64>,

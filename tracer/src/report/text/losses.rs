@@ -41,9 +41,14 @@ impl View<'_> {
                 "shown up to where they broke",
             ),
             (
-                lost.stack_pending,
+                lost.stack_pending.saturating_sub(lost.go_stack_pending),
                 "stacks not copied, the ring was too full",
                 "counted for the lock, without stack",
+            ),
+            (
+                lost.go_stack_pending,
+                "stacks of goroutines' parks not copied",
+                "counted for the channel, without stack",
             ),
             (
                 lost.folded,

@@ -257,7 +257,7 @@ fn lossy() {
       1,204 records did not fit into the ring (waits are missing, totals too small)
       3 descriptor records did not fit (births or deaths missed, no leak verdicts)
       12 ends of waits without a beginning (those waits are not counted)
-      … 2 more below
+      … 3 more below
     Own cost   user space 61.0 ms, probes unknown, 30.6 MB; 38.2 MB for the report
 
     Locks, by time waited for them
@@ -291,7 +291,8 @@ fn lossy() {
       3 descriptor records did not fit (births or deaths missed, no leak verdicts)
       12 ends of waits without a beginning (those waits are not counted)
       77 stacks could not be unwound (shown up to where they broke)
-      310 stacks not copied, the ring was too full (counted for the lock, without stack)
+      213 stacks not copied, the ring was too full (counted for the lock, without stack)
+      97 stacks of goroutines' parks not copied (counted for the channel, without stack)
       stacks failed by reason: no cfi 70, unreadable page 7
 
     Probes          attach     hits     time  per hit  missed
