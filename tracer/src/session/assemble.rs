@@ -245,7 +245,7 @@ impl Tracing {
             reasons: &uprobes.reasons,
         };
         let collectors = options.collectors;
-        let found_locks = (collectors.locks || collectors.go).then(|| {
+        let mut found_locks = (collectors.locks || collectors.go).then(|| {
             let waits = collectors.locks.then_some(&pipeline.waits);
             locks::locks(waits, go_locks, &mut names, is_go)
         });
@@ -302,6 +302,16 @@ impl Tracing {
                 analyse::go_parks::exact(go, &pipeline.go_locks, reasons, window.ns(), &mut names);
             }
         }
+        analyse::go_pool_waits::timed(
+            &mut go,
+            found_locks.as_mut(),
+            &pipeline.go_locks,
+            |pid| {
+                let probed = uprobes.with_pools().any(|probed| probed == pid);
+                Some(capture.as_ref().filter(|_| probed)?.pool_counts(pid))
+            },
+            &mut names,
+        );
         let go_probes = capture
             .as_ref()
             .map(|capture| probing.report(capture, window.end_ns))
