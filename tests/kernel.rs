@@ -63,6 +63,8 @@ mod robustness;
 mod sched;
 #[path = "kernel/servers.rs"]
 mod servers;
+#[path = "kernel/stories_pool.rs"]
+mod stories_pool;
 #[path = "kernel/storm.rs"]
 mod storm;
 mod support;

@@ -10,6 +10,8 @@
 //! The closure of a `go` statement with arguments is made for that one goroutine and lives until it has begun. At all `go` statements
 //! that cannot be relied on, as one without arguments has the same closure each time; but a maker makes one at a time.
 
+use crate::cookie;
+
 /// Key of the map `GO_ASKED`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,47 +53,30 @@ pub struct Cookie {
     pub all: bool,
 }
 
-/// The carry and zero flags: an unsigned jump "below or equal" is taken when one of them is set.
-const CARRY_OR_ZERO: u64 = 1 | 1 << 6;
-
 impl Cookie {
-    const ON_CHECK: u64 = 1 << 48;
-    const ALL: u64 = 1 << 49;
-    const PARENT: u32 = 50;
-    /// The offset of a word, in words.
-    const PARENT_MAX: u64 = (1 << 14) - 1;
-
-    /// As the kernel carries it.
+    /// As the kernel carries it; offsets are multiples of 8.
     #[inline(always)]
     #[must_use]
     pub const fn pack(self) -> u64 {
-        self.goid as u64
-            | (self.m as u64) << 16
-            | (self.curg as u64) << 32
-            | ((self.parent as u64 / 8) & Self::PARENT_MAX) << Self::PARENT
-            | if self.on_check { Self::ON_CHECK } else { 0 }
-            | if self.all { Self::ALL } else { 0 }
+        cookie::pack(
+            [self.goid, self.m, self.curg, self.parent],
+            cookie::flag(self.on_check, cookie::ON_CHECK) | cookie::flag(self.all, cookie::ALL),
+        )
     }
 
     /// From [`Cookie::pack`].
     #[inline(always)]
     #[must_use]
     pub const fn unpack(cookie: u64) -> Self {
+        let ([goid, m, curg, parent], flags) = cookie::unpack(cookie);
         Self {
-            goid: cookie as u16,
-            m: (cookie >> 16) as u16,
-            curg: (cookie >> 32) as u16,
-            parent: (cookie >> Self::PARENT) as u16 * 8,
-            on_check: cookie & Self::ON_CHECK != 0,
-            all: cookie & Self::ALL != 0,
+            goid,
+            m,
+            curg,
+            parent,
+            on_check: flags & cookie::ON_CHECK != 0,
+            all: flags & cookie::ALL != 0,
         }
-    }
-
-    /// Whether a hit with these processor flags is not the function's beginning.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_repeated(self, flags: u64) -> bool {
-        self.on_check && flags & CARRY_OR_ZERO != 0
     }
 }
 
@@ -111,7 +96,7 @@ mod tests {
         for (goid, m, curg, parent, on_check, all) in [
             (152, 48, 184, 272, false, false),
             (160, 48, 192, 0, true, false),
-            (u16::MAX, u16::MAX, u16::MAX, u16::MAX - 7, true, true),
+            (u16::MAX - 7, u16::MAX - 7, u16::MAX - 7, u16::MAX - 7, true, true),
             (0, 0, 0, 8, false, true),
         ] {
             let cookie = Cookie {
@@ -124,15 +109,6 @@ mod tests {
             };
             assert_eq!(Cookie::unpack(cookie.pack()), cookie);
         }
-    }
-
-    #[test]
-    fn a_function_that_begins_anew_is_told_by_the_flags() {
-        let mut cookie = Cookie::unpack(0);
-        assert!(!cookie.is_repeated(CARRY_OR_ZERO));
-        cookie.on_check = true;
-        assert!(cookie.is_repeated(1) && cookie.is_repeated(1 << 6));
-        assert!(!cookie.is_repeated(0x202));
     }
 
     #[test]

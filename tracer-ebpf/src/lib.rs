@@ -19,7 +19,9 @@
 
 pub mod bench;
 pub mod births;
+pub mod cookie;
 pub mod delay;
+pub mod go_pool;
 pub mod go_start;
 pub mod go_wait;
 pub mod memo;

@@ -266,12 +266,18 @@ pub mod go_site {
     pub const NOTIFY_LIST: u32 = 1;
     /// In `runtime.gopark`: the address is that of a channel, 0 for any other [`super::GoWait::reason`].
     pub const PARK: u32 = 2;
+    /// In `database/sql.(*DB).conn`: the address is that of the pool (`sql.DB`). Ends when the goroutine runs again.
+    pub const POOL: u32 = 3;
 }
 
 /// Bits of [`GoWait::flags`].
 pub mod go_wait {
     /// It had been made runnable before, found the semaphore taken again, and waited on: a second wait of the same call.
     pub const AGAIN: u32 = 1;
+    /// It wanted a connection of a pool and got none: its context ended before.
+    pub const GAVE_UP: u32 = 2;
+    /// The same, as the pool was closed, or it cannot be told.
+    pub const UNKNOWN: u32 = 4;
 }
 
 wire! {

@@ -14,6 +14,7 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use tracer_ebpf::{
+    cookie,
     go_wait::{Cookie, Key, Pending},
     wire::{GoWait, counter, go_site, go_wait, kind, stack_fault},
 };
@@ -59,10 +60,10 @@ pub(super) fn at(ctx: &ProbeContext, hits: u32) -> Option<Cookie> {
     }
     count(hits);
     // SAFETY: a helper on the program's own context.
-    let cookie = Cookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    let known = Cookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     // SAFETY: the current task's registers.
     let flags = unsafe { reg!(current_regs(), eflags) };
-    (!cookie.is_repeated(flags)).then_some(cookie)
+    (!cookie::is_repeated(known.on_check, flags)).then_some(known)
 }
 
 /// A goroutine is about to wait, unless it gets the lock in that moment.

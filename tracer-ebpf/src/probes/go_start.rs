@@ -12,6 +12,7 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use tracer_ebpf::{
+    cookie,
     go_start::{Asked, Cookie, Key, is_on},
     wire::{GO_BYTES, GoLayout, GoStart, NO_FIELD, counter, kind},
 };
@@ -136,10 +137,10 @@ fn at(ctx: &ProbeContext) -> Option<Cookie> {
     }
     count(counter::GO_START_HITS);
     // SAFETY: a helper on the program's own context.
-    let cookie = Cookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    let known = Cookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     // SAFETY: the current task's registers.
     let flags = unsafe { reg!(current_regs(), eflags) };
-    (!cookie.is_repeated(flags)).then_some(cookie)
+    (!cookie::is_repeated(known.on_check, flags)).then_some(known)
 }
 
 /// A goroutine is at a `go` statement.

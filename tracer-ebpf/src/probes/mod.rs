@@ -19,6 +19,7 @@ mod emit;
 mod fds;
 mod go;
 mod go_parks;
+mod go_pools;
 mod go_start;
 mod maps;
 mod sched;

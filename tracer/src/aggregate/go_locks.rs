@@ -1,7 +1,7 @@
 //! Waits of goroutines: a histogram for each lock or channel, reason and stack.
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::wire::{GoWait, go_site};
+use tracer_ebpf::wire::{GoWait, go_site, go_wait};
 
 use super::{
     hist::Room,
@@ -102,10 +102,18 @@ impl GoLocks {
         row.inside_ns = row.inside_ns.saturating_add(inside_ns.saturating_mul(times));
         let at_ns = ended_ns.saturating_sub(self.window_start_ns);
         row.slice(at_ns, waited_ns, times, &mut self.sliced);
-        row.handed_over += times;
+        if record.flags & go_wait::GAVE_UP != 0 {
+            row.interrupted += times;
+        } else if record.flags & go_wait::UNKNOWN != 0 {
+            row.unknown += times;
+        } else {
+            row.handed_over += times;
+        }
         row.tids.insert(record.goid as u32, SIDES_MAX);
         let waker = (waker_stack, tgid);
-        if row.wakers.len() < SIDES_MAX || row.wakers.contains_key(&waker) {
+        // Of a pool's waits some have none: who gave up, or came in the moment in which a connection came back.
+        let woken = record.site != go_site::POOL || record.waker_goid != 0;
+        if woken && (row.wakers.len() < SIDES_MAX || row.wakers.contains_key(&waker)) {
             *row.wakers.entry(waker).or_default() += times;
         }
         if record.waker_goid != 0 {
@@ -216,6 +224,28 @@ mod tests {
         assert_eq!(row.wakers[&(StackId(9), 10)], 23);
         assert_eq!(row.tids.clone().into_iter().count(), 23);
         assert_eq!(row.waker_tids.clone().into_iter().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn who_gave_up_was_not_handed_a_connection_and_has_no_waker() {
+        let mut locks = GoLocks::default();
+        let given = GoWait {
+            site: go_site::POOL,
+            ..record(0x1000, 100, 5_100, 7)
+        };
+        let ended = |flags, waker_goid| GoWait {
+            flags,
+            waker_goid,
+            ..given
+        };
+        locks.on_wait(&given, STACKS);
+        // Nobody was seen to give this one its connection.
+        locks.on_wait(&ended(0, 0), (STACKS.0, StackId::NONE));
+        locks.on_wait(&ended(go_wait::GAVE_UP, 0), (STACKS.0, StackId::NONE));
+        locks.on_wait(&ended(go_wait::UNKNOWN, 0), (STACKS.0, StackId::NONE));
+        let (_, row) = locks.rows().next().unwrap();
+        assert_eq!((row.handed_over, row.interrupted, row.unknown), (2, 1, 1));
+        assert_eq!(row.wakers.values().copied().collect::<Vec<_>>(), [1]);
     }
 
     #[test]

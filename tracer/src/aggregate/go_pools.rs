@@ -1,6 +1,6 @@
 //! Pools of connections over time, by samples: how long all were in use, and who waited.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashMap;
 
@@ -15,6 +15,8 @@ const MAX_STACKS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Pools {
     by_address: BTreeMap<u64, PoolAccount>,
+    /// Those that are used, whether somebody was seen to wait or not.
+    used: BTreeSet<u64>,
     /// From the first snapshot to the last.
     window_ns: u64,
     last_ns: Option<u64>,
@@ -128,9 +130,17 @@ impl Pools {
         }
     }
 
-    /// Addresses of all that were seen.
+    /// There is a pool at this address: its own counts are wanted from now on.
+    pub fn expect(&mut self, address: u64) {
+        if self.used.len() < MAX_POOLS {
+            self.used.insert(address);
+        }
+    }
+
+    /// Addresses of all that were seen, or are expected.
     pub fn addresses(&self) -> impl Iterator<Item = u64> {
-        self.by_address.keys().copied()
+        let unseen = self.used.iter().filter(|at| !self.by_address.contains_key(at));
+        self.by_address.keys().chain(unseen).copied()
     }
 
     /// All that were seen.
@@ -222,6 +232,18 @@ mod tests {
         pools.observe(vec![pool(0, 3, &[(1, 2)])], two, 160 * MS);
         assert_eq!((one(&pools).last.max_open, one(&pools).waits()), (10, 2));
         assert!(one(&pools).others);
+    }
+
+    #[test]
+    fn a_pool_that_is_expected_is_asked_for_once() {
+        let mut pools = Pools::default();
+        pools.expect(0xc000);
+        pools.expect(0xd000);
+        // Before anybody had waited: all of its waits are of this time.
+        pools.observe(vec![pool(10, 0, &[])], uses, 100 * MS);
+        assert_eq!(pools.addresses().collect::<Vec<_>>(), [0xc000, 0xd000]);
+        pools.observe(vec![pool(0, 9, &[(1, 2)])], uses, 120 * MS);
+        assert_eq!(one(&pools).waits(), 9);
     }
 
     #[test]

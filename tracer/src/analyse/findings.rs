@@ -64,7 +64,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
         goroutines::leaks(go, names, &mut own);
         go_proof::leaks(go, names, &mut own);
         found.append(&mut own);
-        pools::exhausted(go, facts.starts, names, &mut found);
+        pools::exhausted(go, facts, names, &mut found);
         if let Some(gc) = &go.gc {
             found.extend(super::gc::findings(gc, facts.window_ns, facts.time.running_ns));
         }
@@ -410,6 +410,16 @@ const RELEASERS: usize = 3;
 
 /// The functions that released it, most often first: who held it long is among them, and need not be the first.
 fn releasers(lock: &Lock, names: &mut Names<'_>) -> String {
+    let named = released_in(lock, names);
+    if named.is_empty() {
+        String::new()
+    } else {
+        format!(", released by {}", named.join(" and "))
+    }
+}
+
+/// Those.
+fn released_in(lock: &Lock, names: &mut Names<'_>) -> Vec<String> {
     let mut wakes: Vec<(String, u64)> = Vec::new();
     for waker in &lock.wakers {
         let function = function(names, waker.stack.as_ref());
@@ -420,17 +430,12 @@ fn releasers(lock: &Lock, names: &mut Names<'_>) -> String {
     }
     wakes.sort_by_key(|(_, sum)| std::cmp::Reverse(*sum));
     let all: u64 = wakes.iter().map(|(_, sum)| sum).sum();
-    let named: Vec<String> = wakes
+    wakes
         .into_iter()
         .take(RELEASERS)
         .filter(|(_, sum)| sum * NAMED >= all)
         .map(|(name, _)| name)
-        .collect();
-    if named.is_empty() {
-        String::new()
-    } else {
-        format!(", released by {}", named.join(" and "))
-    }
+        .collect()
 }
 
 const fn remedy(kind: LockKind) -> &'static str {

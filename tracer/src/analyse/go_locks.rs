@@ -30,6 +30,19 @@ pub fn classify(frames: &[StackFrame], site: u32, address: u64, layout: &LockLay
         frame,
     };
     let at = |offset: Option<u64>| offset.map_or(address, |offset| address.saturating_sub(offset));
+    if site == go_site::POOL {
+        let frame = frames.iter().position(|frame| {
+            frame
+                .function
+                .as_deref()
+                .is_some_and(|name| name.starts_with("database/sql."))
+        });
+        let class = Class {
+            frame,
+            ..class(LockKind::Pool, false, Identity::Word(0))
+        };
+        return (class, address);
+    }
     if site == go_site::NOTIFY_LIST {
         return (
             class(LockKind::GoCond, true, Identity::Word(0)),

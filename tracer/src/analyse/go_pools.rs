@@ -19,7 +19,8 @@ const MAX_STACKS: usize = 10;
 
 /// The pools of a program that somebody waited for, longest exhausted first.
 pub(super) fn pools(target: &Seen<'_>, places: &mut Places, names: &mut Names<'_>) -> Vec<GoPool> {
-    let mut accounts: Vec<&PoolAccount> = target.pools.iter().collect();
+    let waited_for = |account: &&PoolAccount| account.waits() > 0 || account.exhausted > 0;
+    let mut accounts: Vec<&PoolAccount> = target.pools.iter().filter(waited_for).collect();
     // A call of the database does not tell whose connection it uses.
     let only = accounts.len() == 1;
     accounts.sort_by_key(|account| std::cmp::Reverse((account.exhausted_ns, account.last.address)));
@@ -43,6 +44,12 @@ pub(super) fn pools(target: &Seen<'_>, places: &mut Places, names: &mut Names<'_
                 mean_waiting: part(mean_waiting, exhausted_ns),
                 waiters: most(waiters, exhausted_ns),
                 in_use: (only && !account.others).then(|| in_use(target, account, places, names)),
+                requests: None,
+                requests_waited: None,
+                wait: None,
+                gave_up: None,
+                wait_by_stack: Vec::new(),
+                lock: None,
             }
         })
         .collect()

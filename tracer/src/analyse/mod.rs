@@ -9,6 +9,7 @@ pub mod go;
 pub mod go_locks;
 mod go_objects;
 pub mod go_parks;
+pub mod go_pool_waits;
 mod go_pools;
 pub mod go_shapes;
 pub mod hints;

@@ -3,6 +3,7 @@
 
 pub mod btf;
 pub mod decode;
+mod go_pools;
 mod go_starts;
 pub mod mappings;
 pub mod offsets;
@@ -27,6 +28,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use tracer_ebpf::{
+    go_pool::{self, Counts},
     go_wait::{self, Layout, Pending},
     memo::{Key, Ways},
     wire::{Control, GoLayout, StackClass, StackPlace, TaskSnapshot, counter},
@@ -34,6 +36,7 @@ use tracer_ebpf::{
 
 use self::{
     btf::KernelBtf,
+    go_pools::GoPools,
     go_starts::GoStarts,
     offsets::{Offsets, STRUCTS},
     plan::{Collectors, Hook, Step},
@@ -42,7 +45,7 @@ use self::{
     uprobes::{GROUPS, Group, Uprobes},
 };
 use crate::{
-    go::{park_sites::ParkSites, sites::Sites, starts::Places},
+    go::{park_sites::ParkSites, pool_sites::PoolSites, sites::Sites, starts::Places},
     proc::host::monotonic_ns,
     report::model::Probe,
     stacks::Order,
@@ -112,6 +115,7 @@ pub struct Capture {
     sampler: Sampler,
     go_programs: HashMap<MapData, u32, Wire<Layout>>,
     go_waits: HashMap<MapData, Wire<go_wait::Key>, Wire<Pending>>,
+    go_pools: GoPools,
 }
 
 /// A type of the wire in a map: aya wants its marker trait on a type of ours.
@@ -133,6 +137,10 @@ unsafe impl aya::Pod for Wire<Layout> {}
 unsafe impl aya::Pod for Wire<go_wait::Key> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Wire<Pending> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<go_pool::Pending> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<Counts> {}
 
 impl Capture {
     /// Loads and attaches everything in the plan. Must be called while the process has one thread.
@@ -182,6 +190,7 @@ impl Capture {
         let go_starts = GoStarts::new(take("GO_TARGETS")?, offsets.task_fsbase != 0)?;
         let go_programs = HashMap::try_from(take("GO_PROGRAMS")?)?;
         let go_waits = HashMap::try_from(take("GO_WAITS")?)?;
+        let go_pools = GoPools::new(take("GO_POOL_WAITS")?, take("GO_POOLS")?)?;
         for &tgid in &request.targets {
             targets
                 .insert(tgid, 0, 0)
@@ -243,6 +252,7 @@ impl Capture {
             go_starts,
             go_programs,
             go_waits,
+            go_pools,
         })
     }
 
@@ -329,6 +339,17 @@ impl Capture {
         self.uprobes.attach_parks(&mut self.ebpf, (pid, file), sites)
     }
 
+    /// Attaches the probes on pools of connections to a Go program, of the group on locks.
+    pub fn attach_pools(&mut self, (pid, file): (u32, &File), sites: &PoolSites) -> Result<()> {
+        self.uprobes.attach_pools(&mut self.ebpf, (pid, file), sites)
+    }
+
+    /// How often connections of each pool of a process were wanted and there was none, while the probes were there: by address.
+    #[must_use]
+    pub fn pool_counts(&self, pid: u32) -> Vec<(u64, Counts)> {
+        self.go_pools.counts(pid)
+    }
+
     /// Detaches a group of probes from all Go programs.
     pub fn detach_group(&mut self, group: Group) {
         if group == Group::Starts {
@@ -395,6 +416,7 @@ impl Capture {
             // Absent when it ended meanwhile.
             let _ = self.go_waits.remove(&key);
         }
+        self.go_pools.forget(pid);
     }
 
     /// Takes all probes in programs away, before what takes long; what they have counted stays.
@@ -499,7 +521,14 @@ impl Capture {
         programs
             .iter()
             .enumerate()
-            .filter(|(_, (program, _))| uprobes::group(program).is_none_or(|group| self.was_attached(group)))
+            .filter(|(_, (program, _))| {
+                let of_starts = uprobes::group(program) == Some(Group::Starts);
+                if of_starts {
+                    self.was_attached(Group::Starts)
+                } else {
+                    self.uprobes.was_attached(program)
+                }
+            })
             .map(|(at, (program, hook))| {
                 let estimate = estimate(at, program);
                 Probe {
@@ -553,6 +582,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
             "GO_WAITS",
             entries(request.go, GO_WAITS[usize::from(request.go_waits)]),
         )
+        .map_max_entries("GO_POOL_WAITS", entries(request.go, GO_WAITS[0]))
         .map_max_entries("GO_PROGRAMS", entries(request.go_waits, GO_PROGRAMS))
         .map_max_entries("GO_ASKED", entries(request.go_starts, GO_ASKED))
         .override_global("RING_BYTES", &request.ring_bytes, true)

@@ -3,7 +3,13 @@
 //! In groups, which come and go apart: those on locks, those on everything that goroutines park for, and those at `go` statements,
 //! which `go_starts` has.
 
-use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, sync::Mutex};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    num::NonZeroU32,
+    os::fd::AsRawFd as _,
+    sync::Mutex,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -13,7 +19,6 @@ use aya::{
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
-use tracer_ebpf::go_wait::Cookie;
 
 use super::{
     go_starts,
@@ -22,14 +27,23 @@ use super::{
 };
 use crate::go::{
     park_sites::ParkSites,
+    pool_sites::PoolSites,
     sites::{Site, Sites},
 };
 
 /// A program, the function that it is attached to, and its group.
-const PROGRAMS: [(&str, &str, Group); 6] = [
+const PROGRAMS: [(&str, &str, Group); 10] = [
     ("go_netpoll", "runtime.netpollready", Group::Parks),
     ("go_notify_wait", "sync.runtime_notifyListWait", Group::Locks),
     ("go_park", "runtime.gopark", Group::Parks),
+    ("go_pool_asked", "database/sql.(*DB).conn", Group::Locks),
+    (
+        "go_pool_given",
+        "database/sql.(*DB).putConnDBLocked",
+        Group::Locks,
+    ),
+    ("go_pool_got", "database/sql.(*DB).conn", Group::Locks),
+    ("go_pool_wait", "database/sql.(*DB).conn", Group::Locks),
     ("go_ready", "runtime.readyWithTime", Group::Locks),
     ("go_semacquire", "runtime.semacquire1", Group::Locks),
     ("go_unpark", "runtime.ready", Group::Parks),
@@ -43,7 +57,7 @@ const THREAD_STACK: usize = 64 << 10;
 /// Which of the probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// On Go's locks.
+    /// On Go's locks, and on pools of connections.
     Locks,
     /// On everything that goroutines park for.
     Parks,
@@ -125,8 +139,8 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut UProbe> {
 #[derive(Default)]
 pub(super) struct Uprobes {
     links: BTreeMap<(Group, u32), Vec<UProbeLink>>,
-    /// Groups of which there was one at some time.
-    were_attached: Vec<Group>,
+    /// Programs of which there was one at some time.
+    were_attached: BTreeSet<&'static str>,
 }
 
 impl Uprobes {
@@ -144,7 +158,26 @@ impl Uprobes {
             ("go_semacquire", Some(sites.semacquire)),
         ];
         self.put(ebpf, (Group::Locks, pid), program, places, |site| {
-            sites.cookie(site)
+            sites.cookie(site).pack()
+        })
+    }
+
+    /// Attaches those on pools of connections to a process, all or none: of the same group.
+    pub(super) fn attach_pools(
+        &mut self,
+        ebpf: &mut Ebpf,
+        (pid, program): (u32, &File),
+        sites: &PoolSites,
+    ) -> Result<()> {
+        // Requests before waits: there are no more of these.
+        let places = [
+            ("go_pool_got", Some(sites.got)),
+            ("go_pool_given", sites.given),
+            ("go_pool_asked", sites.asked),
+            ("go_pool_wait", Some(sites.wait)),
+        ];
+        self.put(ebpf, (Group::Locks, pid), program, places, |site| {
+            sites.cookie(site).pack()
         })
     }
 
@@ -160,28 +193,29 @@ impl Uprobes {
             ("go_unpark", Some(sites.ready)),
             ("go_park", Some(sites.park)),
         ];
-        self.put(ebpf, (Group::Parks, pid), program, places, ParkSites::cookie)
+        self.put(ebpf, (Group::Parks, pid), program, places, |site| {
+            ParkSites::cookie(site).pack()
+        })
     }
 
-    fn put(
+    /// Beside what is attached already.
+    fn put<const N: usize>(
         &mut self,
         ebpf: &mut Ebpf,
         of: (Group, u32),
         file: &File,
-        places: [(&str, Option<Site>); 3],
-        cookie: impl Fn(Site) -> Cookie,
+        places: [(&'static str, Option<Site>); N],
+        cookie: impl Fn(Site) -> u64,
     ) -> Result<()> {
         let mut links = Vec::new();
         for (name, site) in places {
             if let Some(site) = site {
-                let link = attach(program(ebpf, name)?, (of.1, file), site, cookie(site).pack());
+                let link = attach(program(ebpf, name)?, (of.1, file), site, cookie(site));
                 links.push(link.with_context(|| name.to_owned())?);
+                self.were_attached.insert(name);
             }
         }
-        close(self.links.insert(of, links).unwrap_or_default());
-        if !self.were_attached.contains(&of.0) {
-            self.were_attached.push(of.0);
-        }
+        self.links.entry(of).or_default().extend(links);
         Ok(())
     }
 
@@ -213,9 +247,19 @@ impl Uprobes {
         self.links.keys().any(|(_, of)| *of == pid)
     }
 
+    /// Whether a program was attached to a process at some time, or is none of these.
+    pub(super) fn was_attached(&self, name: &str) -> bool {
+        // Those on pools are in the few programs that have some.
+        group(name).is_none_or(|group| {
+            self.were_attached.contains(name) || (!name.starts_with("go_pool_") && self.has_been(group))
+        })
+    }
+
     /// Whether one of a group was.
     pub(super) fn has_been(&self, group: Group) -> bool {
-        self.were_attached.contains(&group)
+        self.were_attached
+            .iter()
+            .any(|name| self::group(name) == Some(group))
     }
 }
 

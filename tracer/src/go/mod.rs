@@ -21,6 +21,7 @@ pub mod memory;
 pub mod metrics;
 pub mod objects;
 pub mod park_sites;
+pub mod pool_sites;
 pub mod pools;
 pub mod profiler;
 pub mod program;

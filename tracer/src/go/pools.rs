@@ -94,7 +94,8 @@ impl Databases {
         (found.len <= MAX_STRUCT).then_some(found)
     }
 
-    fn read(&self, address: u64, bytes: &[u8]) -> Option<Pool> {
+    /// Of one that somebody waits for, or waited for at least so often.
+    fn read(&self, address: u64, bytes: &[u8], waited: u64) -> Option<Pool> {
         let pool = Pool {
             address,
             max_open: u64_at(bytes, self.max_open)?,
@@ -112,7 +113,7 @@ impl Databases {
         // Who waits was counted; without a limit nobody waits.
         let sound = numbers.iter().all(|&number| number <= MAX_CONNECTIONS)
             && pool.max_open > 0
-            && (1..1 << 48).contains(&pool.waited);
+            && (waited..1 << 48).contains(&pool.waited);
         sound.then_some(pool)
     }
 }
@@ -125,10 +126,12 @@ impl Objects {
         }
     }
 
-    /// The pools that goroutines of the last snapshot wait for a connection of, and those `known` from before.
+    /// The pools that goroutines of the last snapshot wait for a connection of, and those `known` to be there.
     pub fn pools<M: Memory>(&mut self, reader: &Reader<M>, known: impl Iterator<Item = u64>) -> Vec<Pool> {
         self.learn_pools(reader);
-        let Some(layout) = self.databases.as_ref().filter(|_| self.any_database) else {
+        let known: Vec<u64> = known.collect();
+        let wanted = self.any_database || !known.is_empty();
+        let Some(layout) = self.databases.as_ref().filter(|_| wanted) else {
             return Vec::new();
         };
         let mut waiting: FxHashMap<u32, u64> = FxHashMap::default();
@@ -167,7 +170,7 @@ impl Objects {
         let mut pools: BTreeMap<u64, Pool> = BTreeMap::new();
         read_standing(reader, &asks, |at, bytes| {
             let address = asks.get(at).map_or(0, |ask| ask.at);
-            if let Some(pool) = layout.read(address, bytes) {
+            if let Some(pool) = layout.read(address, bytes, 1) {
                 pools.insert(address, pool);
             }
         });
@@ -190,7 +193,7 @@ impl Objects {
             }
         }
         for address in known {
-            let free = || layout.read(address, &reader.memory().read(address, layout.len)?);
+            let free = || layout.read(address, &reader.memory().read(address, layout.len)?, 0);
             if !pools.contains_key(&address)
                 && let Some(pool) = free()
             {

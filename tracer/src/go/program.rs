@@ -160,6 +160,7 @@ fn is_runtime(name: &str) -> bool {
         "internal/sync.",
         "net.(*sysDialer).",
         "net/http.(*Transport).",
+        "database/sql.(*DB).",
     ]
     .iter()
     .any(|package| name.starts_with(package))

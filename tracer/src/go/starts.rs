@@ -192,7 +192,7 @@ fn all(program: &Program, cookie: Cookie) -> Result<Places> {
 }
 
 /// Addresses of the calls of a function, in the form that the kernel emulates.
-fn calls(code: &[u8], start: u64, function: u64) -> Vec<u64> {
+pub(super) fn calls(code: &[u8], start: u64, function: u64) -> Vec<u64> {
     instructions(code, start)
         .filter(|instruction| {
             instruction.code() == Code::Call_rel32_64

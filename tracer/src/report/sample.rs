@@ -6,12 +6,13 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    AskedBy, Blocked, Certainty, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdShared, FdStack, Fds, Finding,
-    Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack,
-    GoPoolUse, GoPoolUses, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten,
-    Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
-    Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, Slices, StackFrame, StackKey, StacksHad, Step,
-    Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
+    AskedBy, Blocked, Certainty, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdShared, FdStack, Fds,
+    Finding, Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool,
+    GoPoolStack, GoPoolUse, GoPoolUses, GoPoolWait, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack,
+    GoWait, GoWaitsOn, GoWritten, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack,
+    OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity,
+    Slices, StackFrame, StackKey, StacksHad, Step, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow,
+    WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -78,6 +79,15 @@ fn exhausted_pool() -> GoPool {
             unseen: 0.2,
             by_stack: Vec::new(),
         }),
+        requests: Some(8191),
+        requests_waited: Some(1700),
+        wait: Some(times(1687, 11, 801)),
+        gave_up: Some(3),
+        wait_by_stack: vec![GoPoolWait {
+            stack: Some("3".to_owned()),
+            wait: times(1687, 11, 801),
+        }],
+        lock: None,
     }
 }
 

@@ -332,6 +332,17 @@ impl Tracing {
                 losses.folded += analyse::go_parks::exact(go, waits, reasons, whole_ns, &mut names);
             }
         }
+        analyse::go_pool_waits::timed(
+            &mut go,
+            found_locks.as_mut(),
+            &pipeline.go_locks,
+            |pid| {
+                let probed = uprobes.with_pools().any(|probed| probed == pid);
+                let counts = capture.as_ref().filter(|_| probed)?.pool_counts(pid);
+                Some((counts, uprobes.counts_requests(pid)))
+            },
+            &mut names,
+        );
         let go_probes = capture
             .as_ref()
             .map(|capture| probing.report(capture, window.end_ns))

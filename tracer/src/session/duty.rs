@@ -297,6 +297,12 @@ impl Duties {
         }
     }
 
+    /// Probes that are hit whether or not anybody waits are worth their price: more is to be spent than by default.
+    #[must_use]
+    pub fn is_all_wanted(&self) -> bool {
+        self.locks.percent() > LOCKS_PERCENT
+    }
+
     /// Of a group; `None` when it is not asked for.
     #[must_use]
     pub const fn get(&self, group: Group) -> Option<&Duty> {

@@ -128,6 +128,13 @@ impl GoTargets {
         }
     }
 
+    /// A process uses the pools of connections at these addresses.
+    pub fn expect_pools(&mut self, pid: u32, addresses: impl Iterator<Item = u64>) {
+        if let Some(target) = self.targets.get_mut(&pid) {
+            addresses.for_each(|address| target.pools.expect(address));
+        }
+    }
+
     /// When the next snapshot is due; None when there is nothing to look at.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {

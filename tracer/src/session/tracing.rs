@@ -414,6 +414,12 @@ impl Tracing {
         // At the end one that has just begun would else not be in the report.
         self.look_at_programs(all);
         let mut go = std::mem::take(&mut self.go);
+        if let Some(capture) = &self.capture {
+            for pid in self.uprobes.with_pools() {
+                let counts = capture.pool_counts(pid);
+                go.expect_pools(pid, counts.into_iter().map(|(address, _)| address));
+            }
+        }
         go.take(all, || self.meanwhile());
         self.go = go;
     }

@@ -8,7 +8,10 @@ use rustc_hash::FxHashMap;
 use super::duty::Duties;
 use crate::{
     capture::{Capture, uprobes::Group},
-    go::{locks::LockLayout, memory::Live, park_sites::ParkSites, program::Program, sites::Sites},
+    go::{
+        locks::LockLayout, memory::Live, park_sites::ParkSites, pool_sites::PoolSites, program::Program,
+        sites::Sites,
+    },
     proc::host,
     report::model::Hint,
 };
@@ -19,6 +22,7 @@ struct Places {
     file: File,
     locks: Sites,
     parks: Option<ParkSites>,
+    pools: Option<PoolSites>,
 }
 
 /// The Go programs among the targets.
@@ -79,9 +83,35 @@ impl GoPrograms {
             log::debug!("process {pid}: {:?}", parks.layout);
             self.reasons.insert(pid, parks.reasons.clone());
         }
+        let mut pools = PoolSites::find(&memory, program);
+        if let Some(Ok(pools)) = &mut pools
+            && !duties.is_all_wanted()
+        {
+            pools.asked = None;
+        }
         let file = program.file().try_clone()?;
-        let mut places = Places { file, locks, parks };
+        let mut places = Places {
+            file,
+            locks,
+            parks,
+            pools: None,
+        };
         let mut begun = places.attach(capture, duties, Group::Locks, pid)?;
+        let attached = pools.map(|pools| {
+            let pools = pools?;
+            // Where the others are away these come with them.
+            if duties.locks.is_on() {
+                capture.attach_pools((pid, &places.file), &pools)?;
+            }
+            anyhow::Ok(pools)
+        });
+        match attached.transpose() {
+            Ok(pools) => places.pools = pools,
+            Err(error) => self.refuse(
+                pid,
+                format!("waits for connections of pools are not timed: {error:#}"),
+            ),
+        }
         match places.attach(capture, duties, Group::Parks, pid) {
             Ok(first) => begun |= first,
             Err(error) => {
@@ -104,6 +134,18 @@ impl GoPrograms {
             }
         }
         any
+    }
+
+    /// Processes whose pools of connections are probed, or were a while ago.
+    pub(super) fn with_pools(&self) -> impl Iterator<Item = u32> {
+        let probed = self.places.iter().filter(|(_, places)| places.pools.is_some());
+        probed.map(|(&pid, _)| pid)
+    }
+
+    /// Whether all requests for connections of a process are counted, not those alone that wait.
+    pub(super) fn counts_requests(&self, pid: u32) -> bool {
+        let pools = self.places.get(&pid).and_then(|places| places.pools.as_ref());
+        pools.is_some_and(|pools| pools.asked.is_some())
     }
 
     fn refuse(&mut self, pid: u32, why: String) {
@@ -142,7 +184,12 @@ impl Places {
     /// Whether there was something to be attached.
     fn put(&self, capture: &mut Capture, group: Group, pid: u32) -> Result<bool> {
         match (group, &self.parks) {
-            (Group::Locks, _) => capture.attach_go((pid, &self.file), &self.locks)?,
+            (Group::Locks, _) => {
+                capture.attach_go((pid, &self.file), &self.locks)?;
+                if let Some(pools) = &self.pools {
+                    capture.attach_pools((pid, &self.file), pools)?;
+                }
+            }
             (Group::Parks, Some(parks)) => capture.attach_parks((pid, &self.file), parks)?,
             // Those at `go` statements are put by who knows the places.
             (Group::Parks, None) | (Group::Starts, _) => return Ok(false),

@@ -7,7 +7,9 @@ use crate::aggregate::hist::Histogram;
 use crate::aggregate::verdict::{self, Evidence};
 use crate::proc::fd::{FdEntry, FdScan};
 use crate::proc::sockets::Sockets;
-use crate::report::model::{AskedBy, FdExample, FdKind, FdShared, FdStack, Fds, Hist, StackKey, Step, Verdict};
+use crate::report::model::{
+    AskedBy, FdExample, FdKind, FdShared, FdStack, Fds, Hist, StackKey, Step, Verdict,
+};
 use crate::stacks::StackId;
 
 /// Most examples per row.

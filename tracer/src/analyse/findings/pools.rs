@@ -3,18 +3,19 @@
 use rustc_hash::FxHashSet;
 use serde_json::json;
 
-use super::{SUBJECT, evidence, function};
+use super::{Facts, SUBJECT, evidence, function, released_in};
 use crate::{
     aggregate::go_starts::GoStarts,
     analyse::{
         asked,
         go_shapes::{self, Shape},
+        locks::Locks,
         names::Names,
     },
     report::{
         frames::{cut, without_path},
-        model::{Finding, Go, GoPool, GoPoolStack, GoPoolUse, Severity},
-        units::{counted, duration, percent, plain},
+        model::{Finding, Go, GoPool, GoPoolStack, GoPoolUse, Hist, Severity},
+        units::{count, counted, duration, modes, percent, plain, share, tail},
     },
 };
 
@@ -31,7 +32,8 @@ const OPENING: f64 = 0.5;
 /// Uses named.
 const NAMED: usize = 2;
 
-pub(super) fn exhausted(go: &Go, starts: &GoStarts, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+pub(super) fn exhausted(go: &Go, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+    let (starts, locks) = (facts.starts, facts.locks);
     for pool in &go.pools {
         if pool.exhausted_samples < MIN_SAMPLES || pool.exhausted_share < WORTH || pool.waits == 0 {
             continue;
@@ -56,13 +58,17 @@ pub(super) fn exhausted(go: &Go, starts: &GoStarts, names: &mut Names<'_>, found
                 0.8
             },
             title: format!(
-                "pool of {} exhausted {} of the time: {:.1} goroutines wait then{}",
+                "pool of {} exhausted {} of the time: {}",
                 counted(pool.max_open, "connection"),
                 plain(&percent(pool.exhausted_share)),
-                pool.mean_waiting,
-                place(pool, names),
+                suffered(pool).unwrap_or_else(|| waiting(pool, names)),
             ),
-            detail: format!("in database/sql.(*DB).conn: {}; {words}", waits(pool)),
+            detail: format!(
+                "in database/sql.(*DB).conn: {}; {}; {words}{}",
+                waits(pool),
+                waiting(pool, names),
+                given_back(pool, locks, names),
+            ),
             evidence: evidence(&[
                 ("address", json!(pool.address)),
                 ("max_open", json!(pool.max_open)),
@@ -71,13 +77,78 @@ pub(super) fn exhausted(go: &Go, starts: &GoStarts, names: &mut Names<'_>, found
                 ("exhausted_share", json!(pool.exhausted_share)),
                 ("exhausted_samples", json!(pool.exhausted_samples)),
                 ("mean_waiting", json!(pool.mean_waiting)),
+                ("requests", json!(pool.requests)),
+                ("requests_waited", json!(pool.requests_waited)),
+                ("waits_timed", json!(pool.wait.as_ref().map(|wait| wait.count))),
+                ("modes", json!(pool.wait.as_ref().map(|wait| &wait.modes))),
+                ("p50_ns", json!(pool.wait.as_ref().map(|wait| wait.p50_ns))),
+                ("p99_ns", json!(pool.wait.as_ref().map(|wait| wait.p99_ns))),
+                (
+                    "p99_ci_ns",
+                    json!(pool.wait.as_ref().and_then(|wait| wait.p99_ci_ns)),
+                ),
+                ("gave_up", json!(pool.gave_up)),
                 ("in_use", json!(pool.in_use)),
                 ("opened_in", json!(opened_in)),
             ]),
             remedy: held.remedy().into(),
             stack: pool.waiters.first().and_then(|row| row.stack.clone()),
-            lock: None,
+            lock: pool.lock.clone(),
         });
+    }
+}
+
+/// Waits that tell something of all.
+const ENOUGH: u64 = 20;
+
+fn timed(pool: &GoPool) -> Option<&Hist> {
+    let wait = pool.wait.as_ref()?;
+    (wait.samples.unwrap_or(wait.count) >= ENOUGH).then_some(wait)
+}
+
+/// What requests suffer: how many of them, and how long.
+fn suffered(pool: &GoPool) -> Option<String> {
+    let wait = timed(pool)?;
+    let requests = pool.requests.filter(|&requests| requests > 0);
+    let of = if requests.is_some() { "of them" } else { "of waits" };
+    let long = if wait.modes.len() > 1 {
+        let each = wait
+            .modes
+            .iter()
+            .map(|mode| format!("{} {of} about {}", percent(mode.share), duration(mode.center_ns)));
+        each.collect::<Vec<_>>().join(", ")
+    } else {
+        format!("half {of} {} and more", duration(wait.p50_ns))
+    };
+    let waited = requests
+        .zip(pool.requests_waited)
+        .map_or_else(String::new, |(requests, waited)| {
+            format!("{} of requests wait, ", percent(share(waited, requests).min(1.0)))
+        });
+    Some(plain(&format!("{waited}{long}")))
+}
+
+/// How many wait, and where.
+fn waiting(pool: &GoPool, names: &mut Names<'_>) -> String {
+    format!(
+        "{:.1} goroutines wait then{}",
+        pool.mean_waiting,
+        place(pool, names)
+    )
+}
+
+/// By whom those who waited were given a connection.
+fn given_back(pool: &GoPool, locks: Option<&Locks>, names: &mut Names<'_>) -> String {
+    let lock = locks.and_then(|locks| {
+        let id = pool.lock.as_ref()?;
+        locks.locks.iter().find(|lock| lock.id == *id)
+    });
+    let by = lock.map(|lock| released_in(lock, names)).unwrap_or_default();
+    let named: Vec<String> = by.iter().map(|name| cut(without_path(name), SUBJECT)).collect();
+    if named.is_empty() {
+        String::new()
+    } else {
+        format!("; given back in {}", named.join(" and "))
     }
 }
 
@@ -96,6 +167,28 @@ fn place(pool: &GoPool, names: &mut Names<'_>) -> String {
 }
 
 fn waits(pool: &GoPool) -> String {
+    if let Some(wait) = timed(pool) {
+        let kinds = modes(&wait.modes).map_or_else(String::new, |modes| format!(", {modes}"));
+        let seen = if wait.count < pool.waits {
+            format!(", {} of them timed", count(wait.count))
+        } else {
+            String::new()
+        };
+        // Where the probes were away for a while their count is of a part.
+        let whole = pool.requests_waited.is_some_and(|waited| waited >= pool.waits);
+        let asked = pool
+            .requests
+            .filter(|_| whole)
+            .map_or_else(String::new, |requests| {
+                format!(" of {}", counted(requests, "request"))
+            });
+        let text = format!(
+            "{}{asked}{seen}: {}{kinds}",
+            counted(pool.waits, "wait"),
+            tail(wait)
+        );
+        return plain(&text);
+    }
     let ended = pool.waits.saturating_sub(pool.waiting);
     let mean = pool.wait_total_ns.and_then(|total| total.checked_div(ended));
     match mean {

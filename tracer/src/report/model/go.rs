@@ -173,6 +173,33 @@ document! {
         pub waiters: Vec<GoPoolStack>,
         /// What the program did with connections meanwhile; null when it has several pools: whose they are cannot be told.
         pub in_use: Option<GoPoolUses>,
+        /// How often a connection was wanted, while the probes were there: since attach, like the next. Null without probes.
+        #[serde(default)]
+        pub requests: Option<u64>,
+        /// How often there was none then.
+        #[serde(default)]
+        pub requests_waited: Option<u64>,
+        /// How long each wait was, from asking to going on with a connection, or without: of those that began and ended while the
+        /// probes were there, and ended in the window. Null without probes.
+        #[serde(default)]
+        pub wait: Option<Hist>,
+        /// Of those, how many got none: their context ended first.
+        #[serde(default)]
+        pub gave_up: Option<u64>,
+        /// The same by who waited: longest in all first.
+        #[serde(default)]
+        pub wait_by_stack: Vec<GoPoolWait>,
+        /// The pool in `locks`, where those who gave connections to others are: its `id`.
+        #[serde(default)]
+        pub lock: Option<String>,
+    }
+
+    /// Waits for a connection in one place.
+    pub struct GoPoolWait {
+        /// Who waited.
+        pub stack: Option<StackKey>,
+        /// How long.
+        pub wait: Hist,
     }
 
     /// What a program did with its connections while all were in use: numbers of goroutines, on average.

@@ -6,7 +6,7 @@ use super::page::Column;
 use super::screen::{LABEL, word};
 use crate::report::frames::without_path;
 use crate::report::model::{Go, GoGc, GoPeer, GoPool, GoStack, GoWaitsOn, LockKind, Verdict};
-use crate::report::units::{bytes, count, counted, percent, time};
+use crate::report::units::{bytes, count, counted, modes, percent, tail, time};
 
 /// Stacks of goroutines shown whole, for one who does not ask for more.
 const WHOLE: usize = 3;
@@ -287,6 +287,22 @@ fn connections(pool: &GoPool) -> String {
     );
     if let Some(total) = pool.wait_total_ns {
         text = format!("{text} ({} in all)", time(total));
+    }
+    if let (Some(requests), Some(waited)) = (pool.requests, pool.requests_waited) {
+        text = format!(
+            "{text}; {} of {} waited",
+            count(waited),
+            counted(requests, "request")
+        );
+    }
+    if let Some(wait) = pool.wait.as_ref().filter(|wait| wait.count > 0) {
+        text = format!("{text}: {}", tail(wait));
+        if let Some(modes) = modes(&wait.modes) {
+            text = format!("{text}, {modes}");
+        }
+    }
+    if let Some(gave_up) = pool.gave_up.filter(|&number| number > 0) {
+        text = format!("{text}; {} gave up", count(gave_up));
     }
     format!(
         "{text}; exhausted {} of the time, {:.1} waiting on average",
