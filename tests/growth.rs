@@ -6,7 +6,11 @@
 //!
 //! `cargo test -p tracer --test growth -- --nocapture`
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and prints what it measured"
+)]
 
 #[path = "growth/dice.rs"]
 mod dice;

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
+/// `SplitMix64` (Steele, Lea and Flood 2014).
 pub(crate) struct Dice(u64);
 
 /// The seed of this run: `CTRACE_SEED`, or another one each time.

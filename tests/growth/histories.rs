@@ -209,7 +209,7 @@ fn wandering_pool(dice: &mut Dice, window: f64) -> Vec<Life> {
     let from = -window * 2.0;
     // Which one is closed: the newest, the oldest, any.
     let which = dice.number(0, 2);
-    let (mut open, mut all): (Vec<f64>, Vec<Life>) = (vec![from; (least + most) / 2], Vec::new());
+    let (mut open, mut all): (Vec<f64>, Vec<Life>) = (vec![from; usize::midpoint(least, most)], Vec::new());
     for at in dice.poisson(from, window, steps / window) {
         let up = if open.len() <= least {
             true

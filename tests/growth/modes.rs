@@ -75,11 +75,13 @@ fn mixtures_are_recovered() {
     }
 }
 
+/// A waiting time of one population, of this shape.
+type Draw = fn(&mut Dice, f64) -> f64;
+
 #[test]
 fn one_population_is_one() {
     let seed = dice::seed("one population");
     println!("{:<28} {:>6} {:>10}", "distribution", "of", "split");
-    type Draw = fn(&mut Dice, f64) -> f64;
     let kinds: [(&str, Draw); 7] = [
         ("lognormal, sigma 0.1 to 2.5", |dice, shape| {
             dice.lognormal(1e6, 0.1 + 2.4 * shape)

@@ -168,7 +168,10 @@ fn without(kind: usize, dice: &mut Dice, window: f64) -> Vec<Life> {
         }
         // Load that goes up and down, at most four times in the window: more would be a period indeed.
         1 => {
-            let (long, phase) = (window * dice.scale(0.26, 4.0), dice.between(0.0, 6.28));
+            let (long, phase) = (
+                window * dice.scale(0.26, 4.0),
+                dice.between(0.0, std::f64::consts::TAU),
+            );
             let born = dice.arrivals(-window, window, rate, |at| {
                 rate * (0.52 + 0.48 * (std::f64::consts::TAU * at / long + phase).sin())
             });

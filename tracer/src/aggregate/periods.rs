@@ -38,7 +38,7 @@ const SHORTEST_S: f64 = 0.5;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Period {
     /// From step to step.
-    pub(crate) period_ns: u64,
+    pub(crate) every_ns: u64,
     /// How many more after one step: the median.
     pub(crate) step: u64,
     /// Chance of it among steps at random times, all tries counted.
@@ -48,7 +48,7 @@ pub(crate) struct Period {
 impl From<&Period> for model::Step {
     fn from(period: &Period) -> Self {
         Self {
-            period_ns: period.period_ns,
+            period_ns: period.every_ns,
             size: period.step,
             p_value: period.p,
         }
@@ -163,13 +163,13 @@ fn in_list(list: &[Step], to: f64, gap: f64, resolution: f64, searches: usize, g
         let sum: u64 = sizes.iter().sum();
         sizes.sort_unstable();
         let same = |other: &Period| {
-            let ratio = chain.period * 1e9 / other.period_ns as f64;
+            let ratio = chain.period * 1e9 / other.every_ns as f64;
             let ratio = if ratio < 1.0 { 1.0 / ratio } else { ratio };
             (ratio - ratio.round()).abs() < SAME * ratio
         };
         if sum as f64 >= SHARE * grew as f64 && !found.iter().any(same) {
             found.push(Period {
-                period_ns: (chain.period * 1e9) as u64,
+                every_ns: (chain.period * 1e9) as u64,
                 step: sizes.get(sizes.len() / 2).copied().unwrap_or_default(),
                 p,
             });

@@ -86,7 +86,10 @@ pub(crate) fn trend(points: &[(f64, f64)]) -> Option<Trend> {
     let count = slopes.len() as f64;
     Some(Trend {
         slope,
-        interval: (rank((count - reach) / 2.0 - 1.0), rank((count + reach) / 2.0)),
+        interval: (
+            rank((count - reach) / 2.0 - 1.0),
+            rank(f64::midpoint(count, reach)),
+        ),
         p: 2.0 * upper_normal(z),
         rises: score > 0.0,
     })
@@ -132,7 +135,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut done = 0;
     for same in order.chunk_by(|&a, &b| value(a).total_cmp(&value(b)).is_eq()) {
-        let shared = done as f64 + (same.len() as f64 + 1.0) / 2.0;
+        let shared = done as f64 + f64::midpoint(same.len() as f64, 1.0);
         for &at in same {
             if let Some(rank) = ranks.get_mut(at) {
                 *rank = shared;

@@ -141,13 +141,11 @@ pub fn look(
         .collect();
     let stays = |sleeper: &Sleeper| there.get(&sleeper.tid) == Some(&sleeper.asleep);
     cycles.retain(|cycle| cycle.iter().all(|&at| stays(waiting[at].sleeper)));
-    waiting.iter_mut().for_each(|row| {
-        // Kept in its place: the cycles go by it.
-        row.plain &= stays(row.sleeper);
-        if !stays(row.sleeper) {
-            row.owner = None;
-        }
-    });
+    // Rows keep their places: the cycles go by them.
+    for row in waiting.iter_mut().filter(|row| !stays(row.sleeper)) {
+        row.plain = false;
+        row.owner = None;
+    }
     told(&waiting, &cycles, sleepers, locks, names)
 }
 

@@ -394,10 +394,8 @@ fn held(lock: &Lock, names: &mut Names<'_>) -> String {
         if share >= HELD_OVER {
             let reason = json!(reason).as_str().unwrap_or_default().replace('_', " ");
             let place = function(names, row.stack.as_ref());
-            text.push_str(&format!(
-                ", {} of it asleep in {place} ({reason})",
-                plain(&percent(share))
-            ));
+            let share = plain(&percent(share));
+            text = format!("{text}, {share} of it asleep in {place} ({reason})");
         }
     }
     text

@@ -79,15 +79,7 @@ pub fn go(
     let answers = Answers::ask(reader, objects, now_ns);
     let (rows, creators) = alive(target, now_ns);
     let mut places = Places::new(pid);
-    let creators: FxHashMap<u64, (u64, Judged)> = creators
-        .into_iter()
-        .map(|(creator, alive)| {
-            (
-                creator,
-                (alive.count, account.creator(creator, alive.survivors, older_ns)),
-            )
-        })
-        .collect();
+    let creators = judged_creators(creators, target, older_ns);
     let by_creator = by_creator(&creators, &mut places, names);
     let none = Judged::default();
     let mut shown: Vec<(Judged, u32, u64, Alive)> = rows
@@ -175,6 +167,19 @@ pub fn go(
             bytes: target.tally.bytes,
         },
     }
+}
+
+/// How many each creator has alive, and what that means.
+fn judged_creators(
+    creators: FxHashMap<u64, Alive>,
+    target: &Seen<'_>,
+    older_ns: Option<u64>,
+) -> FxHashMap<u64, (u64, Judged)> {
+    let judged = |(creator, alive): (u64, Alive)| {
+        let verdict = target.account.creator(creator, alive.survivors, older_ns);
+        (creator, (alive.count, verdict))
+    };
+    creators.into_iter().map(judged).collect()
 }
 
 /// Those alive, by row and by creator.

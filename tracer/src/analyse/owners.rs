@@ -195,6 +195,9 @@ fn rwlock(bytes: &[u8]) -> Option<Found> {
 mod tests {
     use super::*;
 
+    /// `FUTEX_WAITERS`.
+    const WAITERS: u32 = 1 << 31;
+
     fn bytes(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
@@ -211,7 +214,7 @@ mod tests {
             mutex(&recursive_and_shared).map(|found| (found.own, found.only_here)),
             Some((4261, false))
         );
-        let robust = bytes(&[0x8000_0000 | 4261, 0, 4261, 1, ROBUST]);
+        let robust = bytes(&[WAITERS + 4261, 0, 4261, 1, ROBUST]);
         assert_eq!(mutex(&robust).map(|found| found.own), Some(4261));
     }
 
@@ -223,7 +226,7 @@ mod tests {
         assert_eq!(mutex(&bytes(&[2, 0, 0xffff_1234, 1, 0])), None, "no id");
         assert_eq!(mutex(&bytes(&[77, 0, 4261, 1, 0])), None, "no lock word");
         assert_eq!(
-            mutex(&bytes(&[0x8000_0000 | 1, 0, 4261, 1, ROBUST])),
+            mutex(&bytes(&[WAITERS + 1, 0, 4261, 1, ROBUST])),
             None,
             "two holders"
         );

@@ -192,7 +192,7 @@ impl FdTable {
             growth_interval_per_s: judged.interval.map(|(low, high)| [low, high]),
             stays: judged.stays,
             born_by_quarter: self.by_quarter(&left.births, input.now_ns),
-            period_ns: judged.periods.first().map(|period| period.period_ns),
+            period_ns: judged.periods.first().map(|period| period.every_ns),
             steps: judged.periods.iter().map(Step::from).collect(),
             age: (input.hist)(&left.age),
             examples: left

@@ -153,14 +153,14 @@ impl View<'_> {
         for deadlock in &self.report.deadlocks {
             let known = match deadlock.certainty {
                 Certainty::Proven => "Deadlock",
-                Certainty::Probable => "Probable deadlock (who holds is inferred)",
+                Certainty::Probable => "Probable deadlock",
             };
             let behind = match deadlock.behind {
                 0 => String::new(),
-                n => format!(", {} wait behind them", count(n)),
+                n => format!("; {} more behind", count(n)),
             };
             lines.push(self.page.heading(&format!(
-                "{known}: each thread waits for what the next one holds, for {} at least{behind}",
+                "{known} for {}: each waits for what the next holds{behind}",
                 duration(deadlock.waiting_ns)
             )));
             for link in deadlock.cycle.iter().take(CYCLE) {

@@ -26,7 +26,7 @@ fn contended_and_leaking() {
     Where the time went: 0.21 of 4 CPUs busy, 120 s of thread-time
       running 1.8 % (2.12 s), runnable < 0.1 % (59.0 ms), blocked 98 % (118 s): futex 89 %, of it 60 %
       idle; accept 8.2 %; file io 0.7 %
-    DEADLOCK: threads wait for each other: 4260 → 4261 → 4260
+    DEADLOCK: 4260 cache_get → 4261 cache_get → 4260
 
     Findings (2)
       CRITICAL  41 sockets to 10.0.0.7:5432 opened by dial and never closed, +4.1/s
@@ -36,7 +36,7 @@ fn contended_and_leaking() {
 
     Locks (1 of 2)  kind   waits  total      p50     p99     max
       cache_mutex   mutex  2,000  149 s  12.3 ms  809 ms  813 ms
-        waits in cache_get → woken by cache_refill, held 93 % of the time
+        waits in cache_get → woken by cache_refill, taken at least 93 % of the time
 
     Descriptors: 31 → 72 open, 138 opened, 97 closed, limit 1,024 reached in 232 s
     Leak suspects  live   growth  kind    call    created by
@@ -53,7 +53,7 @@ fn contended_and_leaking() {
         → Refill outside the lock, or split it: readers of other keys need not wait for one refill
         (stacks: Locks, below)
 
-    Deadlock: each thread waits for what the next one holds
+    Deadlock for 7.00 s: each waits for what the next holds; 3 more behind
       4260 holds orders, waits for stock
           std::mutex::lock  /usr/include/c++/13/mutex:113  (inlined)
           cache_get  src/cache.cc:41
@@ -67,7 +67,7 @@ fn contended_and_leaking() {
       cache_mutex: mutex at 0x55d0c0fe5040, pid 4242
         2,000 waits, 149 s blocked: p50 12.3 ms, p99 809 ms, max 813 ms
         two populations: 92 % around 12.0 ms, 8.0 % around 796 ms
-        held 93 % of the time: p50 999 us, p99 1.78 ms, max 1.80 ms
+        held, 9,100 times that were seen: p50 999 us, p99 1.78 ms, max 1.80 ms
         ended by: another thread 1,990, time-out 7, signal 2, cannot be told 1
         waited in, 1,900 waits, 149 s, longest 813 ms
             std::mutex::lock  /usr/include/c++/13/mutex:113  (inlined)
@@ -82,7 +82,7 @@ fn contended_and_leaking() {
             worker_main  src/server.cc:88
         woken 40 times by
             (no stack)
-        held 9.30 s by thread 4250, now blocked, in
+        held 9.30 s while blocked (file io), last by thread 4250, in
             pthread_mutex_unlock  libc.so.6
             cache_refill  src/cache.cc:97
             handle_request  src/server.cc:51
@@ -316,7 +316,8 @@ fn hostile_names() {
     Where the time went: 0.21 of 4 CPUs busy, 120 s of thread-time
       running 1.8 % (2.12 s), runnable < 0.1 % (59.0 ms), blocked 98 % (118 s):
       futex 89 %, of it 60 % idle; accept 8.2 %; file io 0.7 %
-    DEADLOCK: threads wait for each other: 4260 → 4261 → 4260
+    DEADLOCK: 4260 cache_get\x1b[2J\x1b…fd}\u{200b}\x09"\\é → 4261
+    cache_get\x1b[2J\x1b…fd}\u{200b}\x09"\\é → 4260
 
     Findings (2, 1 shown here)
       CRITICAL  41 sockets to 10.0.0.7:5432 opened by dial and never closed, +4.1/s…
@@ -325,13 +326,12 @@ fn hostile_names() {
 
     Locks (1 of 2)                      kind   waits  total      p50     p99     max
       cache_mutex\x1b[…u{200b}\x09"\\é  mutex  2,000  149 s  12.3 ms  809 ms  813 ms
-        waits in cache_get\x1b[2J\x1b…fd}\u{20…{200b}\x09"\\é, held 93 % of the time
+        waits in cache_get\x1b[2J\x1b…fd}\u{20…"\\é, taken at least 93 % of the time
 
     Descriptors: 31 → 72 open, 138 opened, 97 closed, limit 1,024 reached in 232 s
     Leak suspects  live   growth  kind    call              created by
       leaking        41  +4.10/s  socket  socket\x…x09"\\é  dial\x1b[2J\…0b}\x09"\\é
 
-    Goroutines 811 alive, +9.70/s; 797 in chan se…1b[2J\x1b]0;ow…fd}\u{200b}\x09"\\é
     Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; 1,977 woken, 23 preempted
     Losses     complete: nothing lost
     Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 30.6 MB
@@ -364,7 +364,7 @@ fn hostile_names() {
           cache_get\x1b[…{200b}\x09"\\é  src/cache.cc\x1b[2J\…fd}\u{200b}\x09"\\é:41
           plugin.so\x1b[2J\x1b]0;owned\x07\x0d…9b}31m\u{fffd}\u{200b}\x09"\\é+0x34
 
-    Deadlock: each thread waits for what the next one holds
+    Deadlock for 7.00 s: each waits for what the next holds; 3 more behind
       4260 holds orders\x1b[2J\x1b]0;…fd}\u{2…ock\x1b[2J\x1b]0;o…fd}\u{200b}\x09"\\é
           __futex_abstimed…u{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
           __lll_lock_wait\…u{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
@@ -387,8 +387,8 @@ fn hostile_names() {
         two populations: 92 % around 12.0 ms, 8.0 % around 796 ms
         then for a CPU: min 4.00 us, p50 31.0 us, p90 54.0 us, p99 59.0 us,
         p99.9 59.0 us, max 59.0 us
-        held 93 % of the time: min 200 us, p50 999 us, p90 1.64 ms, p99 1.78 ms,
-        p99.9 1.80 ms, max 1.80 ms
+        held, 9,100 times that were seen: min 200 us, p50 999 us, p90 1.64 ms,
+        p99 1.78 ms, p99.9 1.80 ms, max 1.80 ms
         ended by: another thread 1,990, time-out 7, signal 2, cannot be told 1
         waited in, 1,900 waits, 149 s, longest 813 ms
             __futex_abstime…{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
@@ -407,7 +407,7 @@ fn hostile_names() {
             worker_main\x…200b}\x09"\\é  src/server.cc\x1b[2J…fd}\u{200b}\x09"\\é:88
         woken 40 times by
             (no stack)
-        held 9.30 s by thread 4250, now blocked\…x09"\\é, in
+        held 9.30 s while blocked\…x09"\\é (file io), last by thread 4250, in
             __lll_lock_wake…{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
             pthread_mutex_u…{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
             cache_refill\…200b}\x09"\\é  src/cache.cc\x1b[2J\…fd}\u{200b}\x09"\\é:97
