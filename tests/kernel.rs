@@ -63,6 +63,10 @@ mod robustness;
 mod sched;
 #[path = "kernel/servers.rs"]
 mod servers;
+#[path = "kernel/stories_leak.rs"]
+mod stories_leak;
+#[path = "kernel/stories_lock.rs"]
+mod stories_lock;
 #[path = "kernel/stories_pool.rs"]
 mod stories_pool;
 #[path = "kernel/storm.rs"]

@@ -1,5 +1,6 @@
 //! Diagnoses: each with its threshold, its evidence and its remedy. Silent where nothing is wrong.
 
+mod fd_pool;
 mod fd_shared;
 mod go_proof;
 mod goroutines;
@@ -118,8 +119,13 @@ const SURE: f64 = 0.45;
 const HOUR_NS: u64 = 3_600_000_000_000;
 
 fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+    let mut pooled: BTreeMap<u32, Vec<&FdStack>> = BTreeMap::new();
     for row in &fds.by_stack {
         if row.verdict != Verdict::Leaking || row.confidence < LEAK_CONFIDENCE {
+            continue;
+        }
+        if fd_pool::is_one(row, names) {
+            pooled.entry(row.pid).or_default().push(row);
             continue;
         }
         let innocent = asked::innocent(row, fds, names);
@@ -162,6 +168,7 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             lock: None,
         });
     }
+    found.extend(pooled.values().filter_map(|rows| fd_pool::leak(rows, fds, names)));
 }
 
 fn severity(confidence: f64, fds: &Fds) -> Severity {
