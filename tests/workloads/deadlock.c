@@ -32,10 +32,10 @@ static volatile long work;
 static pthread_t joined;
 static volatile int stop;
 
-static int enlist(void) {
-    int at = __atomic_fetch_add(&started, 1, __ATOMIC_SEQ_CST);
+// Which thread a number means must not depend on who comes first.
+static void enlist(int at) {
     tids[at] = own_tid();
-    return at;
+    __atomic_fetch_add(&started, 1, __ATOMIC_SEQ_CST);
 }
 
 static void until_enlisted(int n) {
@@ -67,21 +67,27 @@ NAMED static void read_balance(void) {
 }
 
 static void *first_main(void *unused) {
-    enlist();
+    enlist(0);
     transfer_a_to_b();
     return unused;
 }
 
 static void *second_main(void *unused) {
-    enlist();
+    enlist(1);
     transfer_b_to_a();
     return unused;
 }
 
-static void *reader_main(void *unused) {
-    enlist();
+static void *reader_main(void *at) {
+    enlist((int)(long)at);
     read_balance();
-    return unused;
+    return at;
+}
+
+static void reader_start(long at) {
+    pthread_t thread;
+    must(pthread_create(&thread, NULL, reader_main, (void *)at) == 0, "pthread_create");
+    pthread_detach(thread);
 }
 
 // ---- five
@@ -95,7 +101,7 @@ NAMED static void dine(long seat) {
 }
 
 static void *philosopher_main(void *seat) {
-    enlist();
+    enlist((int)(long)seat);
     dine((long)seat);
     return NULL;
 }
@@ -115,7 +121,7 @@ NAMED static void log_once(void) {
 }
 
 static void *logger_main(void *unused) {
-    enlist();
+    enlist(0);
     log_once();
     return unused;
 }
@@ -129,7 +135,7 @@ NAMED static void finish_work(void) {
 }
 
 static void *finisher_main(void *unused) {
-    enlist();
+    enlist(1);
     finish_work();
     return unused;
 }
@@ -142,7 +148,7 @@ NAMED static void shut_down(void) {
 }
 
 static void *stopper_main(void *unused) {
-    enlist();
+    enlist(0);
     shut_down();
     return unused;
 }
@@ -166,13 +172,13 @@ NAMED static void journal_table(void) {
 }
 
 static void *rewriter_main(void *unused) {
-    enlist();
+    enlist(0);
     rewrite_table();
     return unused;
 }
 
 static void *journaler_main(void *unused) {
-    enlist();
+    enlist(1);
     journal_table();
     return unused;
 }
@@ -202,7 +208,7 @@ static void *holder_main(void *unused) {
 
 static void *slow_main(void *unused) {
     pthread_mutex_lock(&account_a);
-    enlist();
+    enlist(0);
     sleep(600);
     return unused;
 }
@@ -218,7 +224,7 @@ NAMED static void both(void) {
 }
 
 static void *busy_main(void *unused) {
-    enlist();
+    __atomic_fetch_add(&started, 1, __ATOMIC_SEQ_CST);
     while (!stop) both();
     return unused;
 }
@@ -237,8 +243,8 @@ static int begin(const char *kind, int *behind) {
         thread_start(second_main);
         until_enlisted(2);
         until_asleep(tids[0], &account_b);
-        until_asleep(tids[1], NULL);
-        for (int at = 0; at < 3; at++) thread_start(reader_main);
+        until_asleep(tids[1], &account_a);
+        for (int at = 2; at < 5; at++) reader_start(at);
         until_enlisted(5);
         until_stuck(5);
         *behind = 3;
@@ -280,7 +286,7 @@ static int begin(const char *kind, int *behind) {
         pthread_t thread;
         must(pthread_create(&thread, NULL, forgetful_main, NULL) == 0, "pthread_create");
         pthread_join(thread, NULL);
-        thread_start(reader_main);
+        reader_start(0);
         until_enlisted(1);
         until_stuck(1);
         return 1;
@@ -288,7 +294,7 @@ static int begin(const char *kind, int *behind) {
     if (strcmp(kind, "slow") == 0) {
         thread_start(slow_main);
         until_enlisted(1);
-        thread_start(reader_main);
+        reader_start(1);
         until_enlisted(2);
         until_asleep(tids[1], &account_a);
         return 0;
@@ -312,7 +318,7 @@ static void fork_holding(void) {
         _exit(0);
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    thread_start(reader_main);
+    reader_start(0);
     until_enlisted(1);
     until_stuck(1);
 }
