@@ -39,6 +39,7 @@ pub(crate) const KINDS: &[(&str, Truth, Make)] = &[
     ("load that rises", Truth::Sound, rising_load),
     ("load that doubles", Truth::Sound, doubled_load),
     ("long sessions", Truth::Sound, long_sessions),
+    ("long sessions, load that rises", Truth::Sound, rising_sessions),
     ("idle timeout, fresh start", Truth::Sound, idle_timeout),
     ("sawtooth", Truth::Sound, sawtooth),
     ("burst and drain", Truth::Sound, burst_and_drain),
@@ -304,6 +305,18 @@ fn long_sessions(dice: &mut Dice, window: f64) -> Vec<Life> {
         all.extend(short(dice, -window, window));
     }
     all
+}
+
+/// More and more come, and stay for longer than anybody looks; those of yesterday leave.
+fn rising_sessions(dice: &mut Dice, window: f64) -> Vec<Life> {
+    let rate = rate(dice, window, 60.0, 600.0);
+    let mean = window * dice.scale(1.0, 30.0);
+    let (rises, base) = (window * dice.between(0.2, 1.0), dice.between(0.2, 0.8));
+    let span = Span::about(dice, mean);
+    let born = dice.arrivals(-mean * 8.0, window, rate, |at| {
+        rate * (base + (1.0 - base) * (at / rises).clamp(0.0, 1.0))
+    });
+    lives(dice, born, span)
 }
 
 fn idle_timeout(dice: &mut Dice, window: f64) -> Vec<Life> {

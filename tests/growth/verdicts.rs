@@ -105,7 +105,7 @@ fn of_a_thousand_histories_the_leaks_are_told() {
     let recall = interval("recall of leaking", told, leaks);
     interval("recall of leaking, high confidence", told_high, leaks);
     assert!(KINDS.len() * EACH >= 1000);
-    // Over 30 seeds (22,950 sound histories) one in 7,000 was accused: two in one run are no chance.
-    assert!(accused_high <= 1, "precision {precision}");
+    // One in 6,000 or fewer is accused (docs/verdicts.md): four in one run of 800 are no chance (1 in 90,000).
+    assert!(accused_high <= 3, "precision {precision}");
     assert!(recall >= 0.95, "recall {recall}");
 }

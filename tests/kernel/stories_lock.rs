@@ -42,8 +42,11 @@ fn assert_found(of: &str, report: &Report, function: Option<&str>) {
         lock.wakers.iter().any(|waker| released(&waker.stack)),
         "{of}: nobody releases it in {function}"
     );
-    let taken = lock.utilisation.unwrap();
-    assert!(taken > 0.5, "{of}: taken {taken}");
+    // What goroutines hold cannot be told from their waits.
+    if !of.starts_with("Go") {
+        let taken = lock.utilisation.unwrap();
+        assert!(taken > 0.5, "{of}: taken {taken}");
+    }
 }
 
 fn assert_silent(of: &str, report: &Report) {

@@ -1,5 +1,5 @@
 //! Two threads that take two `std::sync::Mutex` in opposite orders; `ordered`: in one order, often; `crowd`: many threads wait for
-//! two mutexes that one sleeping thread holds, each with both at hand.
+//! two mutexes that one sleeping thread holds, each with both at hand; `busy crowd`: one that computes.
 
 #![allow(
     clippy::unwrap_used,
@@ -62,10 +62,13 @@ fn wait_for(first: &Mutex<u64>, other: &Mutex<u64>) {
 }
 
 #[inline(never)]
-fn hold_both(shop: &Shop) {
+fn hold_both(shop: &Shop, busy: bool) {
     let orders = shop.orders.lock().unwrap();
     let stock = shop.stock.lock().unwrap();
     shop.both_hold.wait();
+    while busy {
+        black_box(&orders);
+    }
     thread::sleep(Duration::from_secs(600));
     drop((black_box(orders), black_box(stock)));
 }
@@ -85,9 +88,10 @@ fn main() {
     println!("ready {}", process::id());
     let mut lines = stdin().lock().lines();
     let _ = lines.next();
-    if kind == "crowd" {
+    let busy = kind == "busy crowd";
+    if busy || kind == "crowd" {
         let held = Arc::clone(&shop);
-        thread::spawn(move || hold_both(&held));
+        thread::spawn(move || hold_both(&held, busy));
         shop.both_hold.wait();
     }
     for side in 0..2usize {
@@ -99,8 +103,8 @@ fn main() {
                 ("ordered", _) => loop {
                     in_order(&shop);
                 },
-                ("crowd", 0) => wait_for(&shop.orders, &shop.stock),
-                ("crowd", _) => wait_for(&shop.stock, &shop.orders),
+                ("crowd" | "busy crowd", 0) => wait_for(&shop.orders, &shop.stock),
+                ("crowd" | "busy crowd", _) => wait_for(&shop.stock, &shop.orders),
                 (_, 0) => place_order(&shop),
                 _ => restock(&shop),
             }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::ages::Ages;
 use super::series::{Series, Timeline};
-use super::verdict::{self, Evidence};
+use super::verdict::{self, Evidence, MIN_GROWTH};
 use crate::go::snapshot::{Goroutine, NO_GROUP};
 use crate::report::model::{Step, Verdict};
 
@@ -270,7 +270,9 @@ impl Goroutines {
         let grew = |judged: &Judged| judged.live.saturating_sub(judged.at_start);
         own.verdict = match (own.verdict, all.verdict) {
             // They come and go from this place, but never end.
-            (_, Some((Verdict::Leaking, sure))) if grew(&own) * OWN_GROWTH >= grew(all) => {
+            (_, Some((Verdict::Leaking, sure)))
+                if grew(&own) >= MIN_GROWTH && grew(&own) * OWN_GROWTH >= grew(all) =>
+            {
                 if own.steps.is_empty() {
                     own.steps.clone_from(&all.steps);
                 }
@@ -304,6 +306,7 @@ impl Goroutines {
             older_ns,
             // A goroutine is seen by the first snapshot after it began.
             resolution_ns: self.window_ns() / self.snapshots.saturating_sub(1).max(1),
+            visitors: false,
         });
         Judged {
             opened: series.opened,
@@ -313,7 +316,8 @@ impl Goroutines {
             verdict: Some((judged.verdict, judged.confidence)),
             growth_per_s: judged.growth_per_s,
             growth_interval_per_s: judged.interval.map(|(low, high)| [low, high]),
-            stays: judged.stays,
+            // Of those that live for less than the time between two snapshots most are never seen.
+            stays: None,
             steps: judged.periods.iter().map(Step::from).collect(),
         }
     }

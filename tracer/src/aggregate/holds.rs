@@ -6,10 +6,10 @@
 //!                         └─ from ── R holds L ─┘
 //! ```
 //! With Y asleep every release wakes somebody, and none did in between: so R held the lock for all of it. R is X, or X found the lock
-//! taken by R when it ran. What R slept for in that time it slept for under the lock. Who holds is a thread, or a goroutine; both have
-//! numbers.
+//! taken by R when it ran. What R slept for in that time it slept for under the lock.
 //!
-//! While somebody sleeps for a lock that is taken, it is taken: the union of all sleeps is a lower bound of the time it was busy.
+//! While somebody sleeps for a lock it is taken, but for the time from a wake-up until the one that was woken runs: the union of all sleeps
+//! less that of these is a lower bound of the time it was busy.
 
 use std::collections::VecDeque;
 
@@ -48,6 +48,14 @@ pub enum Doing {
     Runnable,
     /// Asleep, for this.
     Blocked(Reason),
+}
+
+/// A holder's latest sleeps.
+#[derive(Clone, Debug, Default)]
+struct Sleeps {
+    latest: VecDeque<Sleep>,
+    /// Some that began before this may be missing.
+    from_ns: u64,
 }
 
 /// A wait for a lock that another holder ended.
@@ -90,17 +98,19 @@ pub struct Account {
     /// Time held by what was done and where; whose number did so last.
     pub places: FxHashMap<(Doing, StackId), (u64, Holder)>,
     busy: Union,
-    /// Waits that ended last, by the time at which they did.
-    latest: VecDeque<Wait>,
+    /// From wake-ups until the woken ran.
+    handing: Union,
+    /// Waits that ended last, by the time at which they did, each with the sleeps of who ended it, and since when these are all.
+    latest: VecDeque<(Wait, Vec<Sleep>, u64)>,
     /// The one before them: when it was woken, and when it went on.
     before: Option<(u64, u64)>,
 }
 
 impl Account {
-    /// Time in which somebody slept for it.
+    /// Time in which it was taken, at least.
     #[must_use]
-    pub fn waited_for_ns(&self) -> u64 {
-        self.busy.length()
+    pub fn taken_ns(&self) -> u64 {
+        self.busy.length().saturating_sub(self.handing.length())
     }
 
     /// Adds another word of the same lock. The times in which it was waited for may be the same ones: the longer counts.
@@ -109,8 +119,9 @@ impl Account {
         for (&place, &(ns, holder)) in &other.places {
             add(&mut self.places, place, ns, holder);
         }
-        if other.busy.length() > self.busy.length() {
+        if other.taken_ns() > self.taken_ns() {
             self.busy = other.busy.clone();
+            self.handing = other.handing.clone();
         }
     }
 }
@@ -132,37 +143,54 @@ fn add(
 /// All locks that holds were seen of.
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
-    sleeps: FxHashMap<Holder, VecDeque<Sleep>>,
+    sleeps: FxHashMap<Holder, Sleeps>,
+    /// All sleeps before this were forgotten.
+    forgotten_ns: u64,
     locks: FxHashMap<LockWord, Account>,
     window_ns: u64,
+    spoilt: bool,
 }
 
 impl Holds {
     /// Somebody who may hold locks slept, for whatever reason.
     pub fn on_sleep(&mut self, sleeper: Holder, sleep: Sleep) {
+        if self.spoilt {
+            return;
+        }
         if self.sleeps.len() >= HOLDERS_MAX && !self.sleeps.contains_key(&sleeper) {
             self.sleeps.clear();
+            self.forgotten_ns = sleep.on_ns;
         }
         let sleeps = self.sleeps.entry(sleeper).or_default();
-        if sleeps.len() >= SLEEPS_MAX {
-            sleeps.pop_front();
+        if sleeps.latest.len() >= SLEEPS_MAX
+            && let Some(oldest) = sleeps.latest.pop_front()
+        {
+            sleeps.from_ns = oldest.on_ns;
         }
-        sleeps.push_back(sleep);
+        sleeps.latest.push_back(sleep);
     }
 
     /// A wait for a lock ended.
     pub fn on_wait(&mut self, wait: Wait) {
-        if !self.locks.contains_key(&wait.lock) && self.locks.len() >= LOCKS_MAX {
+        if self.spoilt || (!self.locks.contains_key(&wait.lock) && self.locks.len() >= LOCKS_MAX) {
             return;
         }
         let account = self.locks.entry(wait.lock).or_default();
         account.busy.add(wait.from_ns.max(self.window_ns), wait.woken_ns);
+        account.handing.add(wait.woken_ns.max(self.window_ns), wait.on_ns);
+        // All that it slept before it released the lock is known by now: it ran.
+        let (mut sleeps, mut from_ns) = (Vec::new(), self.forgotten_ns);
+        if let Some(known) = wait.released_by.and_then(|(holder, _)| self.sleeps.get(&holder)) {
+            from_ns = from_ns.max(known.from_ns);
+            let before = |sleep: &&Sleep| sleep.from_ns < wait.woken_ns;
+            sleeps = known.latest.iter().filter(before).copied().collect();
+        }
         let at = account
             .latest
-            .partition_point(|other| other.woken_ns <= wait.woken_ns);
-        account.latest.insert(at, wait);
+            .partition_point(|(other, ..)| other.woken_ns <= wait.woken_ns);
+        account.latest.insert(at, (wait, sleeps, from_ns));
         while account.latest.len() > EARLIER_MAX {
-            account.settle(&self.sleeps);
+            account.settle();
         }
     }
 
@@ -171,15 +199,24 @@ impl Holds {
         self.sleeps.remove(&holder);
     }
 
-    /// What was seen has a gap: what is before it and after it has nothing to do with each other.
-    pub fn gap(&mut self) {
-        for account in self.locks.values_mut() {
+    /// Of one lock something was not seen: what is before it and after it has nothing to do with each other.
+    pub fn gap(&mut self, lock: LockWord) {
+        if let Some(account) = self.locks.get_mut(&lock) {
             while !account.latest.is_empty() {
-                account.settle(&self.sleeps);
+                account.settle();
             }
             account.before = None;
         }
-        self.sleeps.clear();
+    }
+
+    /// What is seen from now on is a part of all: nothing follows from it, until the next window.
+    pub fn spoil(&mut self) {
+        if !self.spoilt {
+            *self = Self {
+                spoilt: true,
+                ..Self::default()
+            };
+        }
     }
 
     /// What is known of a lock.
@@ -187,7 +224,7 @@ impl Holds {
     pub fn of(&self, lock: LockWord) -> Option<Account> {
         let mut account = self.locks.get(&lock)?.clone();
         while !account.latest.is_empty() {
-            account.settle(&self.sleeps);
+            account.settle();
         }
         Some(account)
     }
@@ -196,13 +233,17 @@ impl Holds {
     pub fn reset(&mut self, now_ns: u64) {
         self.window_ns = now_ns;
         self.locks.clear();
+        if self.spoilt {
+            self.spoilt = false;
+            self.forgotten_ns = now_ns;
+        }
     }
 }
 
 impl Account {
     /// Takes the earliest of the waits that ended.
-    fn settle(&mut self, sleeps: &FxHashMap<Holder, VecDeque<Sleep>>) {
-        let Some(wait) = self.latest.pop_front() else {
+    fn settle(&mut self) {
+        let Some((wait, sleeps, known_ns)) = self.latest.pop_front() else {
             return;
         };
         let before = self.before.take();
@@ -223,14 +264,18 @@ impl Account {
         if wait.from_ns.saturating_sub(from_ns) as f64 > whole as f64 * UNCERTAIN {
             return;
         }
-        let sleeps = sleeps.get(&holder).into_iter().flatten();
-        self.on_hold((from_ns, wait.woken_ns), sleeps, holder, released_in);
+        if known_ns <= from_ns {
+            self.on_hold((from_ns, wait.woken_ns), &sleeps, holder, released_in);
+        } else {
+            // What was done in it is not known any more.
+            self.hold.record(whole);
+        }
     }
 
-    fn on_hold<'a>(
+    fn on_hold(
         &mut self,
         (from_ns, until_ns): (u64, u64),
-        sleeps: impl Iterator<Item = &'a Sleep>,
+        sleeps: &[Sleep],
         holder: Holder,
         released_in: StackId,
     ) {
@@ -321,7 +366,7 @@ mod tests {
         assert_eq!(held(&seen), [(100, 1)]);
         let account = seen.of(LOCK).unwrap();
         assert_eq!(account.places[&(Doing::Running, RELEASE)], (100, 2));
-        assert_eq!(account.waited_for_ns(), 205);
+        assert_eq!(account.taken_ns(), 195);
     }
 
     #[test]
@@ -395,16 +440,64 @@ mod tests {
             ..wait(3, 150, 305, 2)
         });
         assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
-        assert_eq!(seen.of(LOCK).unwrap().waited_for_ns(), 205);
+        assert_eq!(seen.of(LOCK).unwrap().taken_ns(), 195);
     }
 
     #[test]
     fn nothing_spans_a_gap() {
         let mut seen = Holds::default();
         seen.on_wait(wait(2, 100, 200, 1));
-        seen.gap();
+        seen.gap(LOCK);
         seen.on_wait(wait(3, 150, 305, 2));
         assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
+    }
+
+    #[test]
+    fn what_was_done_in_a_hold_of_many_sleeps_is_not_told() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        for at in 0..SLEEPS_MAX as u64 + 1 {
+            let from_ns = 300 + at * 20;
+            seen.on_sleep(
+                2,
+                Sleep {
+                    reason: Reason::SocketRead,
+                    stack: StackId(8),
+                    from_ns,
+                    woken_ns: from_ns + 10,
+                    on_ns: from_ns + 11,
+                },
+            );
+        }
+        seen.on_wait(wait(3, 150, 1005, 2));
+        let account = seen.of(LOCK).unwrap();
+        assert_eq!((account.hold.count(), account.places.len()), (1, 0));
+    }
+
+    /// On busy CPUs a lock is free for long before the one that was woken runs.
+    #[test]
+    fn a_lock_that_is_handed_over_is_not_taken() {
+        let mut seen = Holds::default();
+        for at in 1..=10 {
+            seen.on_wait(Wait {
+                on_ns: at * 1000 + 950,
+                ..wait(at + 10, 1000, at * 1000, at + 9)
+            });
+        }
+        let taken = seen.of(LOCK).unwrap().taken_ns();
+        assert!(taken <= 450, "{taken}");
+    }
+
+    #[test]
+    fn of_a_sample_nothing_follows() {
+        let mut seen = Holds::default();
+        seen.on_wait(wait(2, 100, 200, 1));
+        seen.spoil();
+        seen.on_wait(wait(3, 150, 305, 2));
+        assert!(seen.of(LOCK).is_none());
+        seen.reset(400);
+        seen.on_wait(wait(3, 450, 505, 2));
+        assert!(seen.of(LOCK).is_some());
     }
 
     #[test]
@@ -415,7 +508,7 @@ mod tests {
         assert!(seen.of(LOCK).is_none());
         seen.on_wait(wait(3, 150, 305, 2));
         let account = seen.of(LOCK).unwrap();
-        assert_eq!((account.hold.count(), account.waited_for_ns()), (0, 55));
+        assert_eq!((account.hold.count(), account.taken_ns()), (0, 50));
     }
 
     #[test]

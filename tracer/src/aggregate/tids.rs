@@ -14,6 +14,12 @@ impl Tids {
         }
     }
 
+    /// Whether a thread is in both.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.0.iter().any(|tid| other.0.binary_search(tid).is_ok())
+    }
+
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.0.extend_from_slice(&other.0);
@@ -45,6 +51,7 @@ mod tests {
             more.insert(tid, 3);
         }
         assert_eq!(some, Tids(vec![5, 23, 97]));
+        assert!(some.meets(&more) && !some.meets(&Tids(vec![6, 24])));
         some.merge(&more);
         assert_eq!(some.into_iter().collect::<Vec<_>>(), [5, 7, 23, 97]);
     }

@@ -14,7 +14,7 @@ use crate::report::model::Verdict;
 /// Fewer births than this say nothing.
 const MIN_OPENED: u64 = 5;
 /// Growth that is less than this is none.
-const MIN_GROWTH: u64 = 5;
+pub(crate) const MIN_GROWTH: u64 = 5;
 /// Shorter windows say nothing: quarters of less than 250 ms cannot tell a start-up from a trend.
 pub(crate) const MIN_WINDOW_NS: u64 = 1_000_000_000;
 /// Confidence from which a series that grows is called a leak in a finding.
@@ -35,6 +35,10 @@ const SECOND_HALF: f64 = 0.15;
 const CLOCK: f64 = 30.0;
 /// Chance of the trend by Mann and Kendall, were there none.
 const TREND: f64 = 0.01;
+/// So many that were there before and ended are no chance.
+const FEW_ENDED: u64 = 3;
+/// Confidence where nothing has ended, of what ends when others say so: they may just have come to stay for longer than was looked.
+const VISITORS: f64 = 0.4;
 /// Standard errors by which births exceed the ends of what was there before.
 const NET: f64 = 2.5;
 
@@ -61,6 +65,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) older_ns: Option<u64>,
     /// Births are seen at times this far apart.
     pub(crate) resolution_ns: u64,
+    /// How long they live is up to others, as with connections that were accepted.
+    pub(crate) visitors: bool,
 }
 
 /// What it means.
@@ -101,6 +107,9 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Judgement {
     {
         judged.verdict = Verdict::Leaking;
         judged.confidence = leak.confidence * window * mixed;
+        if evidence.visitors && evidence.series.closed == 0 && evidence.before.since(0) == 0 {
+            judged.confidence = judged.confidence.min(VISITORS);
+        }
         judged.growth_per_s = leak.per_s;
         judged.interval = Some(leak.interval);
         judged.stays = Some(leak.stays);
@@ -175,6 +184,10 @@ impl Leak {
         }
         let replaced = evidence.before.since(settled_ns);
         let net = number.checked_sub(replaced)?;
+        // Those from before end, and no young one does: a population of long lives, which may well be growing.
+        if replaced >= FEW_ENDED && replaced * 10 >= number && evidence.deaths.since(settled_ns) == 0 {
+            return None;
+        }
         let by_chance = if replaced > 0 {
             NET * ((number + replaced) as f64).sqrt()
         } else {

@@ -20,7 +20,11 @@ use super::{
     waiting::Sleeper,
 };
 use crate::{
-    report::model::{Certainty, Deadlock, DeadlockLink, LockKind, StackFrame, StackKey},
+    proc::{
+        maps::{self, Map},
+        target::Stat,
+    },
+    report::model::{Certainty, Deadlock, DeadlockLink, LockKind, StackKey},
     stacks::memory,
 };
 
@@ -41,6 +45,8 @@ pub struct Abandoned {
     pub lock: String,
     /// The holder, as the target knew it.
     pub owner: u32,
+    /// The process was made by a fork: the holder may be the thread that forked, which has another id now.
+    pub forked: bool,
     /// Threads that wait for it.
     pub threads: Vec<u32>,
     /// Where the first of them waits.
@@ -60,8 +66,21 @@ pub struct Long {
     pub since_ns: u64,
     /// Where that one waits.
     pub stack: Option<StackKey>,
-    /// Who holds it, and where that one sleeps, if it does.
-    pub holder: Option<(u32, Option<StackKey>)>,
+    /// Process.
+    pub pid: u32,
+    /// Who holds it, and what that one does.
+    pub holder: Option<(u32, Does)>,
+}
+
+/// What a holder does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// It sleeps here.
+    Sleeps(StackKey),
+    /// It runs, or wants to.
+    Runs,
+    /// It cannot be told.
+    Unknown,
 }
 
 /// What was found.
@@ -124,7 +143,7 @@ pub fn look(
             since_ns: sleeper
                 .since_ns
                 .map_or(window.ns(), |since| window.end_ns.saturating_sub(since)),
-            plain: is_plain(&class, frames),
+            plain: owners::is_plain(&class, frames),
             sleeper,
             class,
         });
@@ -140,33 +159,22 @@ pub fn look(
         .map(|snapshot| (snapshot.tid, (snapshot.seq, snapshot.regs)))
         .collect();
     let stays = |sleeper: &Sleeper| there.get(&sleeper.tid) == Some(&sleeper.asleep);
-    cycles.retain(|cycle| cycle.iter().all(|&at| stays(waiting[at].sleeper)));
+    // A lock that a thread waits for while it holds it may be a gate that another thread opens: that takes no time.
+    let long = |cycle: &[usize]| cycle.len() > 1 || cycle.iter().all(|&at| waiting[at].since_ns >= LONG_NS);
+    cycles.retain(|cycle| long(cycle) && cycle.iter().all(|&at| stays(waiting[at].sleeper)));
     // Rows keep their places: the cycles go by them.
     for row in waiting.iter_mut().filter(|row| !stays(row.sleeper)) {
         row.plain = false;
         row.owner = None;
+        row.inferred = None;
     }
     told(&waiting, &cycles, sleepers, locks, names)
 }
 
 impl Waiting<'_> {
     fn is_worth_a_word(&self) -> bool {
-        matches!(self.owner, Some(Owner::Gone(_))) || (self.plain && self.since_ns >= LONG_NS)
+        self.since_ns >= LONG_NS && (self.plain || matches!(self.owner, Some(Owner::Gone(_))))
     }
-}
-
-/// A lock in the narrow sense, by the function that takes it: CPython's and stdio's are held over waits for work and for input.
-fn is_plain(class: &Class, frames: &[StackFrame]) -> bool {
-    let by = |function: &str| owners::taken_by(class, frames, function);
-    let inside = by("lll_lock_wait") && !by("pthread_");
-    let other = inside || ["_IO_lock_lock", "PyThread_", "runtime."].into_iter().any(by);
-    let kinds = [
-        LockKind::Mutex,
-        LockKind::Rwlock,
-        LockKind::JavaMonitor,
-        LockKind::Pi,
-    ];
-    class.frame.is_some() && !other && !class.idle && kinds.contains(&class.kind)
 }
 
 /// Walks from thread to thread; the rows of each cycle in order.
@@ -206,12 +214,27 @@ fn infer(waiting: &mut [Waiting<'_>], sleepers: &[Sleeper]) {
     }
     // One lock alone makes no cycle.
     wanted.retain(|_, addresses| addresses.len() >= 2);
+    // Who is not searched may hold them: each thread must sleep, and be searched whole.
+    wanted.retain(|&pid, _| {
+        let asleep = sleepers.iter().filter(|sleeper| sleeper.pid == pid).count();
+        Stat::of(pid).is_ok_and(|stat| stat.threads as usize == asleep)
+    });
+    let mappings: FxHashMap<u32, Vec<Map>> = wanted
+        .keys()
+        .filter_map(|&pid| Some((pid, maps::read(pid).ok()?)))
+        .collect();
     let mut have: FxHashMap<(u32, u64), FxHashSet<u32>> = FxHashMap::default();
+    let mut in_part: FxHashSet<u32> = FxHashSet::default();
     let mut left = SEARCHED;
     for sleeper in sleepers {
         let Some(addresses) = wanted.get(&sleeper.pid) else {
             continue;
         };
+        let sp = sleeper.asleep.1.sp;
+        let top = mappings.get(&sleeper.pid).and_then(|all| {
+            let at = maps::find(all, sp)?;
+            Some(all.get(at)?.end)
+        });
         let saved = &sleeper.asleep.1.gp;
         let mut note = |word: u64| {
             if addresses.contains(&word) && sleeper.uaddr != Some(word) {
@@ -223,8 +246,9 @@ fn infer(waiting: &mut [Waiting<'_>], sleepers: &[Sleeper]) {
             .iter()
             .filter_map(|&at| saved.get(at))
             .for_each(|&word| note(word));
-        let mut at = sleeper.asleep.1.sp & !7;
-        let end = at.saturating_add(STACK.min(left));
+        let mut at = sp & !7;
+        let top = top.unwrap_or(u64::MAX);
+        let end = top.min(at.saturating_add(STACK.min(left)));
         while at < end {
             let len = (PAGE - at % PAGE).min(end - at);
             let Some(bytes) = memory::read(sleeper.tid, at, len as usize) else {
@@ -237,9 +261,15 @@ fn infer(waiting: &mut [Waiting<'_>], sleepers: &[Sleeper]) {
             at += len;
             left -= len;
         }
+        if at < top {
+            in_part.insert(sleeper.pid);
+        }
     }
     for row in waiting.iter_mut().filter(|row| row.is_silent()) {
         let Some(uaddr) = row.sleeper.uaddr else { continue };
+        if in_part.contains(&row.sleeper.pid) {
+            continue;
+        }
         let waiters_too = have.get(&(row.sleeper.pid, uaddr));
         if let Some(only) = waiters_too.filter(|threads| threads.len() == 1) {
             row.inferred = only.iter().next().copied();
@@ -306,23 +336,26 @@ fn told(
             continue;
         }
         if let Some(Owner::Gone(owner)) = row.owner {
+            if row.since_ns < LONG_NS {
+                continue;
+            }
             let lock = id(row, locks, names);
             let known = abandoned.entry(lock.clone()).or_insert_with(|| Abandoned {
                 lock,
                 owner,
+                forked: Stat::of(row.sleeper.pid).is_ok_and(|stat| stat.is_forked()),
                 threads: Vec::new(),
                 stack: names.key(row.sleeper.stack),
             });
             known.threads.push(tid);
         } else if row.plain && row.since_ns >= LONG_NS {
             let lock = id(row, locks, names);
-            let holder = row.next().filter(|(_, sure)| *sure).map(|(tid, _)| {
-                let stack = sleepers.iter().find(|sleeper| sleeper.tid == tid);
-                (tid, stack.and_then(|sleeper| names.key(sleeper.stack)))
-            });
+            let holder = row.next().filter(|(_, sure)| *sure);
+            let holder = holder.map(|(tid, _)| (tid, does(row.sleeper.pid, tid, sleepers, names)));
             let known = long.entry(lock.clone()).or_insert_with(|| Long {
                 lock,
                 kind: row.class.kind,
+                pid: row.sleeper.pid,
                 threads: Vec::new(),
                 since_ns: 0,
                 stack: None,
@@ -344,6 +377,18 @@ fn told(
         .long
         .sort_by(|a, b| (b.since_ns, &a.lock).cmp(&(a.since_ns, &b.lock)));
     stuck
+}
+
+/// What a thread does now.
+fn does(pid: u32, tid: u32, sleepers: &[Sleeper], names: &mut Names<'_>) -> Does {
+    let asleep = sleepers.iter().find(|sleeper| sleeper.tid == tid);
+    if let Some(stack) = asleep.and_then(|sleeper| names.key(sleeper.stack)) {
+        return Does::Sleeps(stack);
+    }
+    match Stat::of_thread(pid, tid) {
+        Ok(stat) if stat.state == 'R' && asleep.is_none() => Does::Runs,
+        _ => Does::Unknown,
+    }
 }
 
 fn id(row: &Waiting<'_>, locks: &mut Locks, names: &mut Names<'_>) -> String {

@@ -8,6 +8,7 @@ use tracer_ebpf::wire::go_site;
 use super::{
     go_locks, go_parks,
     names::Names,
+    owners::is_plain,
     rules::{Class, Identity, classify},
     waiting::Sleeper,
 };
@@ -108,7 +109,6 @@ impl Locks {
             row: &row,
             class: *class,
             covered_ns: None,
-            word: key.uaddr,
         };
         let group = match (
             self.near(&key, class),
@@ -165,8 +165,6 @@ struct Member<'a> {
     class: Class,
     /// How much of the window was covered, where that was not all of it.
     covered_ns: Option<u64>,
-    /// The word that holds are known by.
-    word: u64,
 }
 
 /// Waits of goroutines, and what is known of their programs.
@@ -184,20 +182,12 @@ pub struct Go<'a> {
     pub window_ns: u64,
 }
 
-/// Who held what, by threads and by goroutines; `None` where what was seen has gaps.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Held<'a> {
-    /// By threads.
-    pub threads: Option<&'a Holds>,
-    /// By goroutines.
-    pub goroutines: Option<&'a Holds>,
-}
-
-/// Puts the futex waits, if any are to be, and those of goroutines together. `is_go` tells which processes are Go programs.
+/// Puts the futex waits, if any are to be, and those of goroutines together. `held` has who held what, unless what was seen has gaps;
+/// `is_go` tells which processes are Go programs.
 pub fn locks(
     waits: Option<&Waits>,
     go: Go<'_>,
-    held: Held<'_>,
+    held: Option<&Holds>,
     names: &mut Names<'_>,
     is_go: impl Fn(u32) -> bool,
 ) -> Locks {
@@ -210,7 +200,6 @@ pub fn locks(
             row,
             class: classify(names.frames(key.stack), key.pi, is_go(key.tgid)),
             covered_ns: None,
-            word: key.uaddr,
         })
         .collect();
     adopt(&mut members);
@@ -226,7 +215,9 @@ pub fn locks(
         .into_iter()
         .map(|(group, members)| {
             let mut built = build(group, &members, names);
-            add_holds(&mut built.1, &members, (held, go.window_ns), names);
+            if let Some(held) = held {
+                add_holds(&mut built, &members, (held, go.window_ns), names);
+            }
             built
         })
         .collect();
@@ -282,7 +273,6 @@ fn goroutines<'a>(go: Go<'a>, names: &mut Names<'_>) -> Vec<Member<'a>> {
             row,
             class,
             covered_ns: go.covered_ns[usize::from(key.site == go_site::PARK)],
-            word: key.address,
         };
         Some((key.address, member))
     };
@@ -501,46 +491,45 @@ fn build(group: Group, members: &[Member<'_>], names: &mut Names<'_>) -> Built {
 /// Places of holders told of one lock.
 const HOLDERS_MAX: usize = 16;
 
-/// What its holders did, and how much of the time it was taken.
+/// What its holders did, and how much of the time it was taken: of locks that those who wait for them also release. What one side alone
+/// releases is an event, not a lock.
 fn add_holds(
-    lock: &mut Lock,
+    (_, lock, row, _): &mut Built,
     members: &[Member<'_>],
-    (held, window_ns): (Held<'_>, u64),
+    (held, window_ns): (&Holds, u64),
     names: &mut Names<'_>,
 ) {
-    let (seen, whole) = match lock.kind {
-        LockKind::Mutex | LockKind::Pi => (held.threads, true),
-        // Of one that many may hold together the first to come is not the last to go.
-        LockKind::Rwlock => (held.threads, false),
-        LockKind::GoMutex => (held.goroutines, true),
-        LockKind::GoRwmutex => (held.goroutines, false),
+    // Of one that many may hold together the first to come is not the last to go. What goroutines hold passes on without a wake-up.
+    let whole = match lock.kind {
+        LockKind::Mutex | LockKind::Pi => true,
+        LockKind::Rwlock => false,
         _ => return,
     };
-    let Some(seen) = seen else { return };
+    let takes_turns = row.tids.meets(&row.waker_tids);
+    let plain =
+        |member: &Member<'_>, names: &mut Names<'_>| is_plain(&member.class, names.frames(member.key.stack));
+    if !takes_turns || !members.iter().any(|member| plain(member, names)) {
+        return;
+    }
     let mut words: Vec<(u32, u64)> = members
         .iter()
-        .map(|member| (member.key.tgid, member.word))
+        .map(|member| (member.key.tgid, member.key.uaddr))
         .collect();
     words.sort_unstable();
     words.dedup();
     let mut sum: Option<Account> = None;
-    for account in words.into_iter().filter_map(|word| seen.of(word)) {
+    for account in words.into_iter().filter_map(|word| held.of(word)) {
         match &mut sum {
             Some(sum) => sum.merge(&account),
             None => sum = Some(account),
         }
     }
     let Some(sum) = sum else { return };
-    let taken = sum.waited_for_ns() as f64 / lock.covered_ns.unwrap_or(window_ns).max(1) as f64;
-    lock.utilisation = Some(taken.min(1.0));
+    lock.utilisation = Some((sum.taken_ns() as f64 / window_ns.max(1) as f64).min(1.0));
     if !whole || sum.hold.count() == 0 {
         return;
     }
     lock.hold = Some(hist(&sum.hold));
-    if lock.kind == LockKind::GoMutex {
-        // Where goroutines sleep while they hold it is not seen.
-        return;
-    }
     let mut places: Vec<_> = sum.places.into_iter().collect();
     places.sort_by_key(|&(place, (ns, _))| (std::cmp::Reverse(ns), place));
     lock.holders = places

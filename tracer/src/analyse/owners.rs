@@ -12,7 +12,7 @@
 
 use std::fs;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{rules::Class, waiting::Sleeper};
 use crate::{
@@ -44,48 +44,74 @@ pub enum Owner {
 /// The threads of each process by the ids that the process itself knows.
 #[derive(Default)]
 pub struct Tids {
-    known: FxHashMap<u32, FxHashMap<u32, u32>>,
+    known: FxHashMap<u32, Threads>,
+    /// Processes whose threads were listed a second time.
+    listed_again: FxHashSet<u32>,
+}
+
+#[derive(Default)]
+struct Threads {
+    by_own: FxHashMap<u32, u32>,
+    /// All there are.
+    complete: bool,
 }
 
 impl Tids {
     /// The thread `own` of `pid`.
     fn of(&mut self, pid: u32, own: u32) -> Option<u32> {
         let threads = self.known.entry(pid).or_insert_with(|| threads(pid));
-        threads.get(&own).copied()
+        threads.by_own.get(&own).copied()
     }
 
-    /// They may have changed.
-    fn forget(&mut self, pid: u32) {
-        self.known.remove(&pid);
+    /// They may have changed: lists them once more, and only once, as that takes as long as there are threads.
+    fn list_again(&mut self, pid: u32) {
+        if self.listed_again.insert(pid) {
+            self.known.remove(&pid);
+        }
+    }
+
+    /// Whether a thread that is not known is none of the process.
+    fn are_all(&self, pid: u32) -> bool {
+        self.known.get(&pid).is_some_and(|threads| threads.complete)
     }
 }
 
 /// Of a process's threads: the innermost id, and the one known here.
-fn threads(pid: u32) -> FxHashMap<u32, u32> {
+fn threads(pid: u32) -> Threads {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return FxHashMap::default();
+        return Threads::default();
     };
-    let tids = entries
+    let tids: Vec<u32> = entries
         .flatten()
         .take(MAX_THREADS)
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let inside = own_id(pid, pid).is_some_and(|own| own != pid);
-    tids.filter_map(|tid: u32| {
-        let own = if inside { own_id(pid, tid)? } else { tid };
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    let inside = ids(pid, pid).is_none_or(|ids| ids.len() > 1);
+    let own = |&tid: &u32| {
+        let own = if inside { *ids(pid, tid)?.last()? } else { tid };
         Some((own, tid))
-    })
-    .collect()
+    };
+    let by_own: FxHashMap<u32, u32> = tids.iter().filter_map(own).collect();
+    let all = target::Stat::of(pid).map_or(0, |stat| stat.threads as usize);
+    Threads {
+        complete: by_own.len() == all && all < MAX_THREADS,
+        by_own,
+    }
 }
 
-/// A thread's id in the namespace that it lives in.
-fn own_id(pid: u32, tid: u32) -> Option<u32> {
+/// A thread's ids, from the namespace that we look from to the one that it lives in.
+fn ids(pid: u32, tid: u32) -> Option<Vec<u32>> {
     let status = target::read(&format!("/proc/{pid}/task/{tid}/status")).ok()?;
-    innermost(&status)
+    parse_ids(&status)
 }
 
-fn innermost(status: &str) -> Option<u32> {
+fn parse_ids(status: &str) -> Option<Vec<u32>> {
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    ids.split_ascii_whitespace().last()?.parse().ok()
+    let ids: Vec<u32> = ids
+        .split_ascii_whitespace()
+        .map_while(|id| id.parse().ok())
+        .collect();
+    (!ids.is_empty()).then_some(ids)
 }
 
 /// Who holds what this thread sleeps for; `None` where nothing tells.
@@ -95,10 +121,13 @@ pub fn owner(sleeper: &Sleeper, class: &Class, frames: &[StackFrame], tids: &mut
         return Some(Owner::Thread(tid));
     }
     // It may be a new thread, or one that released the lock and ended since: then the lock says something else by now.
-    tids.forget(sleeper.pid);
+    tids.list_again(sleeper.pid);
     match tids.of(sleeper.pid, found.own) {
         Some(tid) => Some(Owner::Thread(tid)),
-        None if found.only_here && said(sleeper, class, frames) == Some(found) => {
+        None if found.only_here
+            && tids.are_all(sleeper.pid)
+            && said(sleeper, class, frames) == Some(found) =>
+        {
             Some(Owner::Gone(found.own))
         }
         None => None,
@@ -113,21 +142,44 @@ pub fn taken_by(class: &Class, frames: &[StackFrame], function: &str) -> bool {
         .any(|name| name.contains(function))
 }
 
+/// A lock in the narrow sense, by the function that takes it: CPython's and stdio's are held over waits for work and for input.
+pub fn is_plain(class: &Class, frames: &[StackFrame]) -> bool {
+    let by = |function: &str| taken_by(class, frames, function);
+    let inside = by("lll_lock_wait") && !by("pthread_");
+    let other = inside || ["_IO_lock_lock", "PyThread_", "runtime."].into_iter().any(by);
+    let kinds = [
+        LockKind::Mutex,
+        LockKind::Rwlock,
+        LockKind::JavaMonitor,
+        LockKind::Pi,
+    ];
+    class.frame.is_some() && !other && !class.idle && kinds.contains(&class.kind)
+}
+
 /// What the lock's memory says at present.
 fn said(sleeper: &Sleeper, class: &Class, frames: &[StackFrame]) -> Option<Found> {
     let uaddr = sleeper.uaddr?;
     // By the thread: a process whose first thread has ended is read through the others.
     let read = |address: u64, len: usize| memory::read(sleeper.tid, address, len);
     let found = if sleeper.pi {
-        inheriting(&read(uaddr, 4)?)
+        // A shared one may be held from another namespace, whose ids are others.
+        if sleeper.private {
+            inheriting(&read(uaddr, 4)?)
+        } else {
+            None
+        }
     } else {
         let by = |function: &str| taken_by(class, frames, function);
         match class.kind {
             LockKind::Mutex if by("pthread_mutex") => mutex(&read(uaddr, 20)?),
-            LockKind::Rwlock if by("pthread_rwlock_") => [8, 12]
-                .into_iter()
-                .find_map(|at| rwlock(&read(uaddr.checked_sub(at)?, 32)?)),
-            LockKind::Join if by("pthread_") => word(&read(uaddr, 4)?, 0).map(Found::sure),
+            LockKind::Rwlock if by("pthread_rwlock_") => {
+                let at = |at: u64| rwlock(&read(uaddr.checked_sub(at)?, 32)?);
+                match (at(8), at(12)) {
+                    (Some(found), None) | (None, Some(found)) => Some(found),
+                    _ => None,
+                }
+            }
+            LockKind::Join if by("pthread_") => join(uaddr, &read),
             _ => None,
         }
     }?;
@@ -175,9 +227,10 @@ fn mutex(bytes: &[u8]) -> Option<Found> {
         lock <= 2
     };
     let is = lock != 0 && owner & !TID_MASK == 0 && users > 0 && kind & !KINDS == 0 && agrees;
-    is.then_some(Found {
+    // A shared one may be held from another namespace, whose ids are others.
+    (is && kind & SHARED == 0).then_some(Found {
         own: owner,
-        only_here: !robust && kind & SHARED == 0,
+        only_here: !robust,
     })
 }
 
@@ -187,8 +240,21 @@ fn rwlock(bytes: &[u8]) -> Option<Found> {
         word(bytes, 24)?,
         word(bytes, 28)?,
     );
-    let is = unused == (0, 0) && writer != 0 && writer & !TID_MASK == 0 && shared <= 1;
+    let is = unused == (0, 0) && writer != 0 && writer & !TID_MASK == 0 && shared == 0;
     is.then_some(Found::sure(writer))
+}
+
+/// Where glibc's description of a thread has its id, on x86-64; it begins with its own address, and has it again after two words. Other
+/// libraries sleep on another word.
+const TID_OFFSET: u64 = 0x2d0;
+
+fn join(uaddr: u64, read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Found> {
+    let thread = uaddr.checked_sub(TID_OFFSET)?;
+    let head = read(thread, 24)?;
+    let own = thread.to_le_bytes();
+    let is = head.get(..8)? == own && head.get(16..24)? == own;
+    let found = Found::sure(word(&read(uaddr, 4)?, 0)?);
+    is.then_some(found)
 }
 
 #[cfg(test)]
@@ -209,11 +275,8 @@ mod tests {
             mutex(&held).map(|found| (found.own, found.only_here)),
             Some((4261, true))
         );
-        let recursive_and_shared = bytes(&[1, 2, 4261, 1, 1 | SHARED]);
-        assert_eq!(
-            mutex(&recursive_and_shared).map(|found| (found.own, found.only_here)),
-            Some((4261, false))
-        );
+        let recursive = bytes(&[1, 2, 4261, 1, 1]);
+        assert_eq!(mutex(&recursive).map(|found| found.own), Some(4261));
         let robust = bytes(&[WAITERS + 4261, 0, 4261, 1, ROBUST]);
         assert_eq!(mutex(&robust).map(|found| found.own), Some(4261));
     }
@@ -230,6 +293,11 @@ mod tests {
             None,
             "two holders"
         );
+        assert_eq!(
+            mutex(&bytes(&[2, 0, 4261, 1, SHARED])),
+            None,
+            "of other processes, too"
+        );
         assert_eq!(mutex(&[1, 0, 0]), None, "too short");
     }
 
@@ -244,18 +312,40 @@ mod tests {
     }
 
     #[test]
-    fn the_innermost_id_is_the_last_one() {
-        assert_eq!(innermost("Name:\tx\nNSpid:\t4261\t17\t3\nThreads:\t1\n"), Some(3));
-        assert_eq!(innermost("NSpid:\t4261\n"), Some(4261));
-        assert_eq!(innermost("NSpid:\n"), None);
-        assert_eq!(innermost("Name:\tx\n"), None);
+    fn a_thread_that_is_joined_is_known_by_its_description() {
+        const AT: u64 = 0x7f00_1000;
+        let memory = |own: u64| {
+            move |address: u64, len: usize| {
+                let mut thread = vec![0u8; 0x2e0];
+                thread[..8].copy_from_slice(&own.to_le_bytes());
+                thread[16..24].copy_from_slice(&own.to_le_bytes());
+                thread[0x2d0..0x2d4].copy_from_slice(&4261u32.to_le_bytes());
+                let from = address.checked_sub(AT)? as usize;
+                Some(thread.get(from..from + len)?.to_vec())
+            }
+        };
+        assert_eq!(join(AT + 0x2d0, &memory(AT)), Some(Found::sure(4261)));
+        // musl sleeps on a state, not on an id.
+        assert_eq!(join(AT + 0x2d0, &memory(AT + 8)), None);
+        assert_eq!(join(0x100, &memory(AT)), None);
+    }
+
+    #[test]
+    fn ids_are_told_from_the_outermost_to_the_innermost() {
+        assert_eq!(
+            parse_ids("Name:\tx\nNSpid:\t4261\t17\t3\nThreads:\t1\n"),
+            Some(vec![4261, 17, 3])
+        );
+        assert_eq!(parse_ids("NSpid:\t4261\n"), Some(vec![4261]));
+        assert_eq!(parse_ids("NSpid:\n"), None);
+        assert_eq!(parse_ids("Name:\tx\n"), None);
     }
 
     #[test]
     fn our_own_threads_are_known_by_their_ids() {
         let me = std::process::id();
         let mut tids = Tids::default();
-        assert_eq!(tids.of(me, own_id(me, me).unwrap()), Some(me));
+        assert_eq!(tids.of(me, *ids(me, me).unwrap().last().unwrap()), Some(me));
         assert_eq!(tids.of(me, 0), None);
     }
 }

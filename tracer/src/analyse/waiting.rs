@@ -35,6 +35,8 @@ pub struct Sleeper {
     pub since_ns: Option<u64>,
     /// The futex is a priority-inheriting one.
     pub pi: bool,
+    /// It is one of this process alone.
+    pub private: bool,
     /// It ends by itself after a time.
     pub timed: bool,
     /// Which sleep it is, and the registers that it was entered with.
@@ -105,6 +107,7 @@ pub fn sleepers(
             stack,
             since_ns,
             pi: wait.is_some_and(|wait| matches!(wait.op, futex::LOCK_PI | futex::LOCK_PI2)),
+            private: wait.is_some_and(|wait| wait.private),
             timed: matches!(rules::timeout(call, &args), rules::Timeout::Timespec(at) if at != 0),
             asleep: (snapshot.seq, snapshot.regs),
         });

@@ -15,7 +15,8 @@ pub(super) const METRICS: &[Metric] = &[
         Measured::Known(report.findings.len() as f64, String::new())
     }),
     metric("deadlocks", Unit::Number, "deadlocks", |report| {
-        Measured::Known(report.deadlocks.len() as f64, String::new())
+        let looked = report.options.only.iter().any(|only| only == "locks");
+        known(looked.then_some(report.deadlocks.len() as f64), NO_LOCKS)
     }),
     metric(
         "lock.p50",
@@ -43,7 +44,9 @@ pub(super) const METRICS: &[Metric] = &[
         Unit::Number,
         "the same per second",
         |report| {
-            let seconds = seconds(report);
+            let Some(seconds) = seconds(report) else {
+                return Measured::Unknown(SHORT);
+            };
             largest(report, |lock| lock.waits as f64 / seconds)
         },
     ),
@@ -52,7 +55,9 @@ pub(super) const METRICS: &[Metric] = &[
         Unit::Time,
         "most time waited for one lock, of all threads together, per second",
         |report| {
-            let seconds = seconds(report);
+            let Some(seconds) = seconds(report) else {
+                return Measured::Unknown(SHORT);
+            };
             largest(report, |lock| lock.wait.total_ns as f64 / seconds)
         },
     ),
@@ -92,8 +97,9 @@ pub(super) const METRICS: &[Metric] = &[
         "part of the window in which the cgroup's quota held it",
         |report| {
             let throttled = report.run_queue.as_ref().and_then(|queue| queue.throttled_ns);
+            let seconds = report.window.duration_ns.max(1) as f64 / 1e9;
             known(
-                throttled.map(|ns| ns as f64 / 1e9 / seconds(report)),
+                throttled.map(|ns| ns as f64 / 1e9 / seconds),
                 "the run queue was not watched, or the cgroup does not tell",
             )
         },
@@ -104,8 +110,13 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         "fd.leaks",
         Unit::Number,
-        "stacks that leak descriptors",
-        |report| fd_verdicts(report, Verdict::Leaking),
+        "findings of leaking descriptors",
+        |report| {
+            if report.fds.is_none() {
+                return Measured::Unknown(NO_FDS);
+            }
+            leaks(report, "fd.leak")
+        },
     ),
     metric(
         "fd.growing",
@@ -118,14 +129,14 @@ pub(super) const METRICS: &[Metric] = &[
         Unit::Number,
         "growth of open descriptors per second, end less start",
         |report| {
-            let seconds = seconds(report);
-            match &report.fds {
-                Some(fds) => Measured::Known(
-                    (fds.open_at_end as f64 - fds.open_at_start as f64) / seconds,
-                    String::new(),
-                ),
-                None => Measured::Unknown(NO_FDS),
-            }
+            let Some(fds) = &report.fds else {
+                return Measured::Unknown(NO_FDS);
+            };
+            // Of an interval's report the start is that of the trace.
+            let window_ns = fds.window_ns.unwrap_or(report.window.duration_ns);
+            let grown = fds.open_at_end as f64 - fds.open_at_start as f64;
+            let per_s = (window_ns >= WINDOW_MIN_NS).then(|| grown * 1e9 / window_ns as f64);
+            known(per_s, SHORT)
         },
     ),
     metric(
@@ -161,8 +172,13 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         "go.leaks",
         Unit::Number,
-        "stacks that leak goroutines",
-        |report| go(report, |go| Some(leaks(go)), NO_GO),
+        "findings of leaking goroutines",
+        |report| {
+            if report.go.is_none() {
+                return Measured::Unknown(NO_GO);
+            }
+            leaks(report, "go.leak")
+        },
     ),
     metric(
         "gc.pause_p99",
@@ -265,8 +281,14 @@ fn known(value: Option<f64>, why: &'static str) -> Measured {
         })
 }
 
-fn seconds(report: &Report) -> f64 {
-    (report.window.duration_ns as f64 / 1e9).max(1e-9)
+/// A rate over less says nothing: one long wait that ends in it would be seconds per second.
+const WINDOW_MIN_NS: u64 = 1_000_000_000;
+const SHORT: &str = "less than a second was looked at";
+
+/// Length of the window, if it is long enough for a rate.
+fn seconds(report: &Report) -> Option<f64> {
+    let ns = report.window.duration_ns;
+    (ns >= WINDOW_MIN_NS).then(|| ns as f64 / 1e9)
 }
 
 fn finding(report: &Report) -> Measured {
@@ -334,11 +356,17 @@ fn go(report: &Report, value: impl Fn(&Go) -> Option<f64>, why: &'static str) ->
     })
 }
 
-fn leaks(go: &Go) -> f64 {
-    go.by_stack
-        .iter()
-        .filter(|row| row.verdict == Verdict::Leaking)
-        .count() as f64
+/// Findings of leaks: what is not sure enough for a finding fails nothing.
+fn leaks(report: &Report, id: &str) -> Measured {
+    let count = report.findings.iter().filter(|finding| finding.id == id).count();
+    if count == 0 && !report.losses.complete {
+        return Measured::Unknown("records were lost, and verdicts are withheld");
+    }
+    let window_ns = report.fds.as_ref().and_then(|fds| fds.window_ns);
+    if count == 0 && window_ns.unwrap_or(report.window.duration_ns) < WINDOW_MIN_NS {
+        return Measured::Unknown(SHORT);
+    }
+    Measured::Known(count as f64, String::new())
 }
 
 fn gc(report: &Report, value: fn(&GoGc) -> Option<f64>) -> Measured {

@@ -12,6 +12,8 @@ use crate::{report::model::Target, stacks::elf::Elf};
 const FILE_MAX: u64 = 1 << 20;
 /// `PF_KTHREAD` in the flags of `/proc/PID/stat`.
 const PF_KTHREAD: u64 = 0x0020_0000;
+/// `PF_FORKNOEXEC`: forked, and no exec since.
+const PF_FORKNOEXEC: u64 = 0x40;
 
 /// Reads a file of `/proc` up to a bound; bytes that are no UTF-8 are replaced.
 pub fn read(path: &str) -> io::Result<String> {
@@ -40,6 +42,12 @@ impl Stat {
     #[must_use]
     pub const fn is_kernel_thread(&self) -> bool {
         self.flags & PF_KTHREAD != 0
+    }
+
+    /// It was made by a fork and runs the program that it was forked from.
+    #[must_use]
+    pub const fn is_forked(&self) -> bool {
+        self.flags & PF_FORKNOEXEC != 0
     }
 
     /// Of a process.

@@ -367,7 +367,8 @@ document! {
         pub holders: Vec<Holder>,
         /// The holds that can be seen: those between two wake-ups with somebody asleep all the time. Null without any.
         pub hold: Option<Hist>,
-        /// Share of the window in which somebody slept for it, so that it was taken: it was so at least. Null when that is not known.
+        /// Share of the window in which somebody slept for it, and nobody who had been woken was still to run: it was taken so much of
+        /// the time at least. Null when that is not known.
         pub utilisation: Option<f64>,
         /// For how much of the window its waits were seen, where that was not all of it (`overhead.go_probes`): counts and times are of
         /// what was seen, so that a rate or a share is of this time. Null: the whole window.
@@ -547,6 +548,9 @@ document! {
 
     /// Descriptors.
     pub struct Fds {
+        /// For how long descriptors were followed: since the trace began, also in an interval's report.
+        #[serde(default)]
+        pub window_ns: Option<u64>,
         /// Open when tracing began.
         pub open_at_start: u64,
         /// Open at the end, as the kernel has it.

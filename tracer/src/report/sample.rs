@@ -425,6 +425,7 @@ fn base() -> Report {
         }),
         waiting_now: Vec::new(),
         fds: Some(Fds {
+            window_ns: Some(10_000_000_000),
             open_at_start: 31,
             open_at_end: 31,
             limit: Some(1024),
@@ -744,6 +745,7 @@ fn leaking_fds() -> Fds {
         ..example(5, 0)
     };
     Fds {
+        window_ns: Some(10_000_000_000),
         open_at_start: 31,
         open_at_end: 72,
         limit: Some(1024),

@@ -255,11 +255,10 @@ impl Tracing {
         };
         let collectors = options.collectors;
         // Holds follow from waits that are all seen.
-        let all_waits = losses.ring_full == 0 && !budget.leaves_short_out() && options.min_wait <= SHORT_WAIT;
-        let held = locks::Held {
-            threads: all_waits.then_some(&pipeline.holds),
-            goroutines: (losses.ring_full == 0).then_some(&pipeline.go_holds),
-        };
+        let all_waits = losses.ring_full + losses.map_full + losses.switch_unseen == 0
+            && !budget.leaves_short_out()
+            && options.min_wait <= SHORT_WAIT;
+        let held = all_waits.then_some(&pipeline.holds);
         let mut found_locks = (collectors.locks || collectors.go).then(|| {
             let waits = collectors.locks.then_some(&pipeline.waits);
             locks::locks(waits, go_locks, held, &mut names, is_go)
@@ -324,14 +323,6 @@ impl Tracing {
         } else {
             Vec::new()
         };
-        let whole_ns = in_part(Group::Parks).is_none().then(|| window.ns());
-        analyse::asked::complete(&mut go, &pipeline.go_starts, &mut names);
-        for go in &mut go {
-            if let Some(reasons) = uprobes.reasons.get(&go.pid) {
-                let waits = &pipeline.go_locks;
-                losses.folded += analyse::go_parks::exact(go, waits, reasons, whole_ns, &mut names);
-            }
-        }
         analyse::go_pool_waits::timed(
             &mut go,
             found_locks.as_mut(),
@@ -529,6 +520,7 @@ fn fds(
     now_ns: u64,
 ) -> Fds {
     let mut sum = Fds {
+        window_ns: None,
         open_at_start: 0,
         open_at_end: 0,
         limit: None,
@@ -564,6 +556,7 @@ fn fds(
         let sockets = Sockets::of_only(pid, &table.example_inodes(&input)).ok();
         input.sockets = sockets.as_ref();
         let fds = table.report(&input);
+        sum.window_ns = sum.window_ns.max(fds.window_ns);
         sum.open_at_start += fds.open_at_start;
         sum.open_at_end += fds.open_at_end;
         sum.limit = match (sum.limit, fds.limit) {

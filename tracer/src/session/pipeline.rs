@@ -59,8 +59,6 @@ pub struct Pipeline {
     pub waits: Waits,
     /// Who held what, by threads.
     pub holds: Holds,
-    /// By goroutines.
-    pub go_holds: Holds,
     /// Waits of goroutines.
     pub go_locks: GoLocks,
     /// Who made which goroutine.
@@ -103,7 +101,6 @@ impl Pipeline {
             stacks: Stacks::new(),
             waits: Waits::new(min_wait_ns),
             holds: Holds::default(),
-            go_holds: Holds::default(),
             go_locks: GoLocks::default(),
             go_starts: GoStarts::default(),
             threads: Threads::default(),
@@ -172,16 +169,6 @@ impl Pipeline {
                 };
                 self.note_go(group, &[record.stack, record.waker_stack]);
                 self.go_locks.on_wait(&record, (stack, waker));
-                if record.site == go_site::SEMAPHORE {
-                    self.go_holds.on_wait(holds::Wait {
-                        lock: (tgid, record.address),
-                        waiter: record.goid,
-                        from_ns: record.started_ns,
-                        woken_ns: record.header.ts_ns,
-                        on_ns: record.header.ts_ns,
-                        released_by: (record.waker_goid != 0).then_some((record.waker_goid, waker)),
-                    });
-                }
             }
             Event::GoStart(record) => {
                 let stack = self.stack(record.stack, record.header.tgid, record.asked_ns);
@@ -226,6 +213,9 @@ impl Pipeline {
         if record.flags & wait::BEFORE != 0 {
             let why = reason_before(record, kind);
             self.threads.on_blocked(tgid, tid, why, inside, 1);
+            if why == Reason::Futex {
+                self.holds.gap((tgid, record.args[0]));
+            }
             return;
         }
         let why = reason(record.nr, &record.args, record.state, kind);
@@ -252,11 +242,13 @@ impl Pipeline {
     fn on_hold(&mut self, record: &Wait, why: Reason, (stack, waker_stack): (StackId, StackId)) {
         if record.weight > 1 {
             // Of a sample nothing follows: what is between two sleeps may be another one.
-            self.holds.gap();
+            self.holds.spoil();
             return;
         }
         let waiter = u64::from(record.header.tid);
-        let futex = rules::futex_wait(record.nr, &record.args).filter(|_| why == Reason::Futex);
+        // A shared word may be held by processes that are not traced, and has another address in each.
+        let futex =
+            rules::futex_wait(record.nr, &record.args).filter(|futex| why == Reason::Futex && futex.private);
         if let Some(futex) = futex {
             let handed_over = Waker::from_wire(record.waker_kind) == Some(Waker::HandOver);
             self.holds.on_wait(holds::Wait {
@@ -444,7 +436,6 @@ impl Pipeline {
         self.window_start_ns = now_ns;
         self.waits.reset(now_ns);
         self.holds.reset(now_ns);
-        self.go_holds.reset(now_ns);
         self.go_locks.reset(now_ns);
         self.threads.reset(now_ns);
     }

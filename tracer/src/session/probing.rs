@@ -205,8 +205,6 @@ impl Tracing {
                 }
                 Turn::Return => {
                     if self.put_back(at, group)? {
-                        // Nothing was seen while they were away.
-                        self.pipeline.go_holds.gap();
                         self.set_control()?;
                         log::info!("probes in programs are there again: {group:?}");
                     }

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf::nr;
 
 pub use self::reconcile::Reconciled;
 pub use self::report::ReportInput;
@@ -119,6 +120,14 @@ struct Row {
     calls: Vec<(i64, u64)>,
     /// Ages at death, of those born since the start.
     deaths: Ages,
+}
+
+impl Row {
+    /// Most were accepted: how long they live is up to who connected.
+    fn is_accepted(&self) -> bool {
+        let most = self.calls.iter().max_by_key(|(_, number)| *number);
+        most.is_some_and(|(call, _)| matches!(*call, nr::ACCEPT | nr::ACCEPT4))
+    }
 }
 
 /// Deaths not long ago, for scans that may have seen the descriptor before its close took effect.

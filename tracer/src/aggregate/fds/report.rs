@@ -70,6 +70,10 @@ impl FdTable {
         });
         let open_at_end = self.kernel_open.unwrap_or(self.live.len() as u64);
         Fds {
+            window_ns: self
+                .timeline
+                .start_ns()
+                .map(|start_ns| input.now_ns.saturating_sub(start_ns)),
             open_at_start: self.total.at_start,
             open_at_end,
             limit: input.limit,
@@ -159,6 +163,7 @@ impl FdTable {
             before: &self.before_closed(row.kinds.keys()),
             older_ns: input.older_ns,
             resolution_ns: 0,
+            visitors: row.is_accepted(),
         });
         let asked_by = match row.key {
             RowKey::Stack(_, asker) if asker != AskerId::NONE => (input.asked_by)(asker),

@@ -115,6 +115,7 @@ impl FdTable {
             before: &self.before_closed(kinds.iter()),
             older_ns: input.older_ns,
             resolution_ns: 0,
+            visitors: parts.iter().any(|&at| self.rows[at].is_accepted()),
         });
         matches!(judged.verdict, Verdict::Leaking | Verdict::Growing).then(|| FdShared {
             pid: self.tgid,

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{SUBJECT, evidence, function};
 use crate::{
     analyse::{
-        deadlocks::{Abandoned, Long, Stuck},
+        deadlocks::{Abandoned, Does, Long, Stuck},
         names::Names,
     },
     report::{
@@ -26,9 +26,10 @@ pub(super) fn stuck(stuck: &Stuck, locks: &[Lock], names: &mut Names<'_>, found:
         found.push(of_gone(abandoned, locks, names));
     }
     // Several locks that nobody releases and nobody is known to hold may be a deadlock; one may be held over something slow.
-    let without = stuck.long.iter().filter(|long| long.holder.is_none()).count();
     for long in &stuck.long {
-        found.push(of_long(long, without >= 2, locks, names));
+        let beside = |other: &&Long| other.pid == long.pid && other.holder.is_none();
+        let several = stuck.long.iter().filter(beside).count() >= 2;
+        found.push(of_long(long, several, locks, names));
     }
 }
 
@@ -109,17 +110,35 @@ fn of_cycle(deadlock: &Deadlock, locks: &[Lock], names: &mut Names<'_>) -> Findi
             duration(deadlock.waiting_ns)
         ),
         evidence: evidence(&[
-            ("threads", json!(deadlock.cycle.iter().map(|link| link.tid).collect::<Vec<_>>())),
+            (
+                "threads",
+                json!(deadlock.cycle.iter().map(|link| link.tid).collect::<Vec<_>>()),
+            ),
             ("waiting_ns", json!(deadlock.waiting_ns)),
             ("behind", json!(deadlock.behind)),
             ("certainty", json!(deadlock.certainty)),
         ]),
-        remedy: match threads {
-            1 => "Release it before it is taken again, or use a recursive lock. These threads go on only when the process is restarted.".into(),
-            _ => "Take these locks in the same order everywhere, or both at once (std::scoped_lock, try-lock and step back). These threads go on only when the process is restarted.".to_owned(),
-        },
+        remedy: remedy(deadlock, locks),
         stack: first.and_then(|link| link.stack.clone()),
         lock: first.map(|link| link.waits_for.clone()),
+    }
+}
+
+fn remedy(deadlock: &Deadlock, locks: &[Lock]) -> String {
+    let joins = deadlock
+        .cycle
+        .iter()
+        .any(|link| is_join(Some(&link.waits_for), locks));
+    let what = match deadlock.cycle.len() {
+        1 => "Release it before it is taken again, or use a recursive lock.",
+        _ if joins => "Release the lock before waiting for a thread that needs it to end.",
+        _ => {
+            "Take these locks in the same order everywhere, or both at once (std::scoped_lock, try-lock and step back)."
+        }
+    };
+    match deadlock.certainty {
+        Certainty::Proven => format!("{what} Now only a restart makes these threads go on."),
+        Certainty::Probable => format!("{what} Look at the stacks first: who holds is inferred."),
     }
 }
 
@@ -133,18 +152,24 @@ fn of_gone(abandoned: &Abandoned, locks: &[Lock], names: &mut Names<'_>) -> Find
     let waiter = function(names, abandoned.stack.as_ref());
     Finding {
         id: "lock.abandoned".into(),
-        severity: Severity::High,
-        confidence: 0.95,
+        // The thread that forked has another id than the lock remembers: it may hold it still.
+        severity: if abandoned.forked { Severity::Medium } else { Severity::High },
+        confidence: if abandoned.forked { 0.6 } else { 0.95 },
         title: format!(
             "{}: held by thread {}, which is gone",
             called(&abandoned.lock, locks),
             abandoned.owner
         ),
         detail: format!(
-            "{} in {waiter} for a thread that the process does not have: it ended while it held the lock, or the process was forked while another thread held it",
+            "{} in {waiter} for a thread that the process does not have: {}",
             match abandoned.threads.len() {
                 1 => "1 thread waits".to_owned(),
                 n => format!("{} threads wait", count(n as u64)),
+            },
+            if abandoned.forked {
+                "the process was forked while one of its parent's threads held the lock"
+            } else {
+                "it ended while it held the lock"
             }
         ),
         evidence: evidence(&[
@@ -160,12 +185,13 @@ fn of_gone(abandoned: &Abandoned, locks: &[Lock], names: &mut Names<'_>) -> Find
 fn of_long(long: &Long, several: bool, locks: &[Lock], names: &mut Names<'_>) -> Finding {
     let waiter = function(names, long.stack.as_ref());
     let (by, severity) = match &long.holder {
-        Some((tid, stack)) => {
-            let place = stack.as_ref().map_or_else(
-                || "which runs".to_owned(),
-                |stack| format!("which sleeps in {}", function(names, Some(stack))),
-            );
-            (format!("held by thread {tid}, {place}"), Severity::Low)
+        Some((tid, does)) => {
+            let does = match does {
+                Does::Sleeps(stack) => format!(", which sleeps in {}", function(names, Some(stack))),
+                Does::Runs => ", which runs".to_owned(),
+                Does::Unknown => String::new(),
+            };
+            (format!("held by thread {tid}{does}"), Severity::Low)
         }
         None if several => (
             "who holds it cannot be told; other locks stand still, too".to_owned(),
