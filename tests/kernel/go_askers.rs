@@ -57,8 +57,10 @@ fn go_askers_that_leak_together_are_one_finding() {
         assert_eq!((left, truth.get("reused")), (4 * CALLERS as u64, 0));
         let fds = report.fds.as_ref().unwrap();
         assert!(
-            fds.by_stack.iter().all(|row| row.verdict != Verdict::Leaking),
-            "Go {version}"
+            fds.by_stack
+                .iter()
+                .all(|row| row.verdict != Verdict::Leaking || row.confidence < 0.25),
+            "Go {version}: told of one alone"
         );
         let [sum] = &fds.shared[..] else {
             panic!("Go {version}: {:#?}", fds.shared)
@@ -70,7 +72,7 @@ fn go_askers_that_leak_together_are_one_finding() {
             "with the first, Go {version}"
         );
         let [finding] = leaks(&report)[..] else {
-            panic!("Go {version}: {:#?}", report.findings)
+            panic!("Go {version}: {sum:#?} {:#?}", report.findings)
         };
         assert!(
             finding

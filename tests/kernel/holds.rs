@@ -37,8 +37,9 @@ fn holds_and_what_is_done_in_them() {
         lock.utilisation.unwrap()
     );
     // With three threads always waiting, nearly every hold begins with the end of a wait and ends with a wake-up.
+    // Each of the four finds at last that nothing is left to do, under the lock.
     assert!(
-        hold.count <= holds && hold.count * 2 > holds,
+        hold.count <= holds + 4 && hold.count * 2 > holds,
         "{} of {holds}",
         hold.count
     );

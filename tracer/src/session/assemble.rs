@@ -255,7 +255,7 @@ impl Tracing {
         };
         let collectors = options.collectors;
         // Holds follow from waits that are all seen.
-        let all_waits = losses.ring_full + losses.map_full + losses.switch_unseen == 0
+        let all_waits = losses.ring_full + losses.map_full == 0
             && !budget.leaves_short_out()
             && options.min_wait <= SHORT_WAIT;
         let held = all_waits.then_some(&pipeline.holds);
