@@ -269,18 +269,7 @@ fn through_python(lock: &Lock, names: &mut Names<'_>) -> bool {
 }
 
 fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
-    let counts = matches!(
-        lock.kind,
-        LockKind::Mutex
-            | LockKind::Rwlock
-            | LockKind::Monitor
-            | LockKind::JavaMonitor
-            | LockKind::Pi
-            | LockKind::Gil
-            | LockKind::GoMutex
-            | LockKind::GoRwmutex
-    );
-    if lock.idle || !counts {
+    if lock.idle || !lock.kind.is_contention() {
         return;
     }
     let Some(users) = locks.users.get(&lock.id) else {

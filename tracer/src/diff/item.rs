@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{
+    join::{Before, alike, append},
     names::{Chain, symbol},
     stats::{Sample, Slot},
 };
 use crate::report::model::{Blocked, Hist, Lock, LockKind, Reason, Report, Slices};
 
+/// Slots of a run with many reports: of so many, several share one.
+const SLOTS_MAX: usize = 64;
 /// Rows of a section that are looked at; a report has fewer.
 const ROWS_MAX: usize = 512;
 /// Waiters of a lock that are looked at.
@@ -109,7 +112,6 @@ const fn neutral(reason: Reason) -> bool {
             | Reason::Connect
             | Reason::FileIo
             | Reason::PageFault
-            | Reason::Futex
             | Reason::Ipc
             | Reason::IoUring
     )
@@ -123,17 +125,19 @@ pub fn word<T: serde::Serialize>(value: &T) -> String {
         .unwrap_or_default()
 }
 
-/// Everything comparable of a run, whose reports are those of consecutive windows.
+/// Everything comparable of a run, whose reports are those of consecutive windows; and how many things were left out.
 #[must_use]
-pub fn items(reports: &[Report]) -> Vec<Item> {
+pub fn items(reports: &[Report]) -> (Vec<Item>, u64) {
     let coarse = reports.len() > DOCUMENTS_FEW;
     let total: f64 = reports
         .iter()
         .map(|report| report.window.duration_ns as f64)
         .sum();
     let mut all: Vec<Item> = Vec::new();
-    let mut before_ns = 0.0;
-    for report in reports {
+    let mut left_out = 0;
+    let mut before = Before::default();
+    let group = reports.len().div_ceil(SLOTS_MAX);
+    for (at, report) in reports.iter().enumerate() {
         let duration = report.window.duration_ns as f64;
         let mut here = Vec::new();
         let stacks = report.stacks.iter();
@@ -168,129 +172,18 @@ pub fn items(reports: &[Report]) -> Vec<Item> {
                 }];
             }
         }
-        append(&mut all, here, before_ns, duration);
-        before_ns += duration;
+        before.opens = at % group == 0;
+        if before.opens {
+            before.slot_ns = 0.0;
+        }
+        left_out += append(&mut all, here, before, duration);
+        before.all_ns += duration;
+        before.slot_ns += duration;
     }
     for item in &mut all {
         item.sample.duration_ns = total;
     }
-    all
-}
-
-/// Joins the next window's things to those of the windows before, which lasted so long together.
-fn append(all: &mut Vec<Item>, next: Vec<Item>, before_ns: f64, duration: f64) {
-    let silent = |duration_ns: f64| Slot {
-        duration_ns,
-        ..Slot::default()
-    };
-    let mut met = vec![false; all.len()];
-    for mut item in next {
-        let found = all.iter_mut().enumerate().find(|(at, known)| {
-            !met.get(*at).copied().unwrap_or(true)
-                && same_kind(known, &item)
-                && likeness(known, &item) >= ALIKE
-        });
-        if let Some((at, known)) = found {
-            if let Some(met) = met.get_mut(at) {
-                *met = true;
-            }
-            let told = known.sample.slots.is_empty() || item.sample.slots.is_empty();
-            let mut slots = std::mem::take(&mut known.sample.slots);
-            slots.append(&mut item.sample.slots);
-            merge(known, item);
-            known.sample.slots = if told { Vec::new() } else { slots };
-        } else {
-            // It was not there before, which is as good as told.
-            if before_ns > 0.0 && !item.sample.slots.is_empty() {
-                item.sample.slots.insert(0, silent(before_ns));
-            }
-            all.push(item);
-        }
-    }
-    // Those that did not wait in this window.
-    for (item, _) in all.iter_mut().zip(&met).filter(|(_, met)| !**met) {
-        if !item.sample.slots.is_empty() {
-            item.sample.slots.push(silent(duration));
-        }
-    }
-}
-
-/// From here on two things of one run are one: nothing but addresses tells them apart.
-const ALIKE: f64 = 0.9;
-
-/// Takes together what only addresses tell apart.
-fn alike(items: Vec<Item>) -> Vec<Item> {
-    let mut kept: Vec<Item> = Vec::new();
-    for item in items {
-        let same = kept
-            .iter_mut()
-            .find(|known| same_kind(known, &item) && likeness(known, &item) >= ALIKE);
-        match same {
-            Some(known) => merge_slices(known, item),
-            None => kept.push(item),
-        }
-    }
-    kept
-}
-
-fn same_kind(one: &Item, other: &Item) -> bool {
-    one.class == other.class && one.kind == other.kind
-}
-
-/// Of one window: slot by slot.
-fn merge_slices(into: &mut Item, from: Item) {
-    let mut slots = std::mem::take(&mut into.sample.slots);
-    if slots.len() == from.sample.slots.len() {
-        for (slot, more) in slots.iter_mut().zip(&from.sample.slots) {
-            slot.count += more.count;
-            slot.total_ns += more.total_ns;
-        }
-    } else {
-        slots.clear();
-    }
-    let rows = into.rows + from.rows;
-    merge(into, from);
-    into.sample.slots = slots;
-    into.rows = rows;
-}
-
-/// All but slots and rows.
-fn merge(into: &mut Item, from: Item) {
-    let (mine, theirs) = (into.sample.total_ns, from.sample.total_ns);
-    let all = (mine + theirs).max(1.0);
-    if theirs > mine {
-        into.top = from.top;
-        into.nameless = from.nameless;
-        into.name = from.name;
-    }
-    let mix = |into: &mut Shares, from: Shares| {
-        for share in into.values_mut() {
-            *share *= mine / all;
-        }
-        for (name, share) in from {
-            *into.entry(name).or_default() += share * theirs / all;
-        }
-    };
-    mix(&mut into.chains, from.chains);
-    mix(&mut into.leaves, from.leaves);
-    mix(&mut into.functions, from.functions);
-    into.neutral &= from.neutral;
-    into.symbol = into
-        .symbol
-        .take()
-        .filter(|symbol| Some(symbol) == from.symbol.as_ref());
-    let sample = &mut into.sample;
-    let recorded =
-        sample.recorded.unwrap_or(sample.count) + from.sample.recorded.unwrap_or(from.sample.count);
-    sample.count += from.sample.count;
-    sample.total_ns += from.sample.total_ns;
-    sample.recorded = (recorded < sample.count).then_some(recorded);
-    let mut buckets: BTreeMap<u64, u64> = std::mem::take(&mut sample.buckets).into_iter().collect();
-    for (upper, count) in from.sample.buckets {
-        let sum = buckets.entry(upper).or_default();
-        *sum = sum.saturating_add(count);
-    }
-    sample.buckets = buckets.into_iter().collect();
+    (all, left_out)
 }
 
 /// How alike the code at two things is, 0 to 1.
@@ -363,6 +256,8 @@ fn of_lock(lock: &Lock, chains: &Chains, duration: f64) -> Item {
         sample(&lock.wait, lock.slices.as_ref(), duration),
     );
     item.excludes = excludes(lock.kind);
+    // Threads wait for the others also when there is nothing to do.
+    item.neutral = !lock.kind.is_contention() && lock.kind != LockKind::Pool;
     item.symbol = lock.name.as_deref().and_then(symbol);
     item.name.clone_from(&lock.name);
     let waiters = lock.waiters.iter().take(SIDES_MAX);

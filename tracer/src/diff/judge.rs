@@ -2,6 +2,7 @@
 
 use super::{
     Only, Settings, WINDOW_MIN_NS,
+    doubt::{Work, alone, renamed},
     item::{Class, Item},
     matching::{Pair, pairs},
     run::Run,
@@ -53,14 +54,25 @@ pub fn waits(runs: &[Run<'_>; 2], settings: &Settings, scale: (f64, f64), only: 
         Class::Gc => only.go,
     };
     let [before, after] = runs;
-    pairs(&before.items, &after.items)
+    let pairs = pairs(&before.items, &after.items);
+    let alone = alone(runs, &pairs);
+    pairs
         .iter()
         .filter_map(|pair| {
             let one = pair.before.and_then(|at| before.items.get(at));
             let two = pair.after.and_then(|at| after.items.get(at));
             let class = one.or(two)?.class;
             (wanted(class) && before.has(class) && after.has(class))
-                .then(|| draft(runs, pair, (one, two), settings, scale))
+                .then(|| {
+                    let mut draft = draft(runs, pair, (one, two), settings, scale)?;
+                    if draft.rule != Rule::Decided && renamed(runs, (one, two), &alone) {
+                        withhold(
+                            &mut draft,
+                            "something like it is in the other run only: may be the same, renamed",
+                        );
+                    }
+                    Some(draft)
+                })
                 .flatten()
         })
         .collect()
@@ -98,7 +110,9 @@ fn draft(
     });
     let rule = match shown.class {
         Class::RunQueue => Rule::RunQueue(own),
-        Class::Blocked if shown.neutral => Rule::Neutral,
+        Class::Blocked | Class::Lock if [one, two].into_iter().flatten().any(|item| item.neutral) => {
+            Rule::Neutral
+        }
         _ => Rule::Waits,
     };
     let was = one
@@ -132,14 +146,18 @@ fn draft(
         rule,
     };
     if let Some(why) = withheld(runs, pair, (one, two)) {
-        draft.rule = Rule::Decided;
-        draft.thing.verdict = Change::NotEnoughData;
-        why.clone_into(&mut draft.thing.why);
-        for metric in &mut draft.thing.metrics {
-            metric.p = None;
-        }
+        withhold(&mut draft, why);
     }
     Some(draft)
+}
+
+fn withhold(draft: &mut Draft, why: &str) {
+    draft.rule = Rule::Decided;
+    draft.thing.verdict = Change::NotEnoughData;
+    why.clone_into(&mut draft.thing.why);
+    for metric in &mut draft.thing.metrics {
+        metric.p = None;
+    }
 }
 
 fn shown<'a>(one: Option<&'a Item>, two: Option<&'a Item>) -> Option<&'a Item> {
@@ -177,6 +195,9 @@ fn withheld(
     };
     if alone.nameless || alone.top.is_empty() {
         return Some("its code has no names: whether it is in the other run cannot be told");
+    }
+    if other.left_out > 0 {
+        return Some("the other run has too many things to compare: it may have been there");
     }
     (!other.complete).then_some("the other run has losses: it may have been there")
 }
@@ -258,7 +279,7 @@ pub(super) fn metric(
 }
 
 /// Adjusts all tests and decides; how many tests there are.
-pub fn adjust(drafts: &mut [Draft], settings: &Settings) -> usize {
+pub fn adjust(drafts: &mut [Draft], settings: &Settings, work: &Work) -> usize {
     let mut tests: Vec<&mut Metric> = drafts
         .iter_mut()
         .filter(|draft| !draft.too_small)
@@ -275,13 +296,13 @@ pub fn adjust(drafts: &mut [Draft], settings: &Settings) -> usize {
     }
     let count = tests.len();
     for draft in drafts.iter_mut().filter(|draft| !draft.too_small) {
-        decide(draft);
+        decide(draft, work);
     }
     count
 }
 
 /// −1: less, 1: more, 0: no change.
-fn direction(metric: Option<&Metric>) -> i8 {
+pub(super) fn direction(metric: Option<&Metric>) -> i8 {
     let Some(metric) = metric.filter(|metric| metric.changed) else {
         return 0;
     };
@@ -292,7 +313,7 @@ fn direction(metric: Option<&Metric>) -> i8 {
     if less { -1 } else { 1 }
 }
 
-fn decide(draft: &mut Draft) {
+fn decide(draft: &mut Draft, work: &Work) {
     if draft.rule == Rule::Decided {
         return;
     }
@@ -343,6 +364,12 @@ fn decide(draft: &mut Draft) {
             }
         }
         _ => {}
+    }
+    if matches!(verdict, Change::Worse | Change::Improved)
+        && let Some(did) = work.explains(thing)
+    {
+        verdict = Change::NotEnoughData;
+        why = did;
     }
     if verdict == Change::Unchanged {
         // The first is what is lost.

@@ -1,5 +1,7 @@
 //! Which thing of one run is which of the other: by kind and code, the most alike first.
 
+use std::cmp::Ordering;
+
 use super::item::{Item, likeness, stands_in};
 use crate::report::diff::Matched;
 
@@ -11,6 +13,8 @@ const SAME: f64 = 0.8;
 const REPLACED: f64 = 0.5;
 /// A second candidate this close makes it ambiguous.
 const CLOSE: f64 = 0.05;
+/// Candidates of a thing that are looked at: the most alike.
+const CANDIDATES_MAX: usize = 8;
 
 /// Two things that are one, or one without a counterpart: indices.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +56,24 @@ pub fn pairs(before: &[Item], after: &[Item]) -> Vec<Pair> {
     pairs
 }
 
+/// How alike, and indices.
+type Candidate = (f64, usize, usize);
+
+/// Equally alike: the larger first, which come first in a report.
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)))
+}
+
+/// Keeps the best few, in order.
+fn keep(best: Option<&mut Vec<Candidate>>, candidate: Candidate) {
+    let Some(best) = best else { return };
+    let at = best.partition_point(|known| order(known, &candidate).is_lt());
+    if at < CANDIDATES_MAX {
+        best.insert(at, candidate);
+        best.truncate(CANDIDATES_MAX);
+    }
+}
+
 /// The most alike first; of `replaced` ones, another kind of lock in the same code.
 fn greedy(
     before: &[Item],
@@ -60,7 +82,8 @@ fn greedy(
     pairs: &mut Vec<Pair>,
     replaced: bool,
 ) {
-    let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
+    let mut of_before: Vec<Vec<Candidate>> = vec![Vec::new(); before.len()];
+    let mut of_after: Vec<Vec<Candidate>> = vec![Vec::new(); after.len()];
     for (at, one) in before.iter().enumerate().filter(|(at, _)| free.0[*at]) {
         for (other_at, other) in after.iter().enumerate().filter(|(at, _)| free.1[*at]) {
             let fits = one.class == other.class
@@ -78,18 +101,21 @@ fn greedy(
                 likeness(one, other)
             };
             if alike >= if replaced { REPLACED } else { LIKE } {
-                candidates.push((alike, at, other_at));
+                for best in [of_before.get_mut(at), of_after.get_mut(other_at)] {
+                    keep(best, (alike, at, other_at));
+                }
             }
         }
     }
-    // Equally alike: the larger first, which come first in a report.
-    candidates.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    let mut candidates: Vec<Candidate> = of_before.into_iter().chain(of_after).flatten().collect();
+    candidates.sort_by(order);
+    candidates.dedup();
     for &(alike, at, other_at) in &candidates {
         if !free.0[at] || !free.1[other_at] {
             continue;
         }
         // Those that found a more alike one are no rivals.
-        let rival = |&&(rival, one, other): &&(f64, usize, usize)| {
+        let rival = |&&(rival, one, other): &&Candidate| {
             ((one == at) != (other == other_at)) && free.0[one] && free.1[other] && alike - rival < CLOSE
         };
         let ambiguous = candidates.iter().find(rival).is_some();

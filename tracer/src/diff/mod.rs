@@ -4,21 +4,26 @@
 //! each, rates and percentiles are compared by their logarithms ([`stats`]). Something changed when it differs by more than the
 //! margin, and the difference is significant with all tests of the comparison in mind.
 
+mod doubt;
 pub mod environment;
 pub mod growth;
 pub mod item;
+mod join;
 pub mod judge;
 pub mod matching;
 pub mod names;
+pub mod pools;
 pub mod read;
 pub mod run;
 pub mod stats;
+pub mod stopped;
 
 use crate::report::{
     diff::{Basis, Change, Counts, Diff, SCHEMA, Side, Significance, Thing},
     model::{Ctrace, Report},
 };
 
+use doubt::Work;
 use judge::Draft;
 use read::Saved;
 use run::Run;
@@ -78,6 +83,8 @@ impl Default for Settings {
 
 /// Accepted connections that make a measure of load.
 const LOAD_MIN: f64 = 100.0;
+/// Rates of accepted connections that differ by more do not tell how much was done.
+const LIKE: f64 = 1.5;
 /// Windows must be this long.
 const WINDOW_MIN_NS: f64 = 1e9;
 
@@ -99,15 +106,23 @@ pub fn diff(before: &Saved, after: &Saved, settings: &Settings) -> Diff {
     };
     let runs = [Run::new(&before.reports), Run::new(&after.reports)];
     let mut notes = notes(before, after, &sides);
+    notes.extend(left_out(&runs));
+    if settings.load.is_none() {
+        notes.extend(other_accepts(&sides));
+    }
     let mut drafts = judge::waits(&runs, settings, scale, &only);
     if only.fds {
-        drafts.extend(growth::fds(&runs, settings));
+        drafts.extend(growth::fds(&runs, settings, scale));
     }
     if only.go {
-        drafts.extend(growth::go(&runs, settings));
+        drafts.extend(growth::goroutines(&runs, settings, scale));
+        drafts.extend(pools::pools(&runs, settings, scale));
     }
-    drafts.extend(growth::deadlocks(&runs));
-    let tests = judge::adjust(&mut drafts, settings);
+    if only.locks {
+        drafts.extend(stopped::deadlocks(&runs));
+    }
+    let work = Work::of(&runs, &basis);
+    let tests = judge::adjust(&mut drafts, settings, &work);
     notes.extend(environment::environment(&mut drafts));
     let (things, counts) = settle(drafts);
     let verdict = overall(&things, &counts);
@@ -167,18 +182,42 @@ fn side(saved: &Saved, settings: &Settings, which: usize) -> Side {
     }
 }
 
-/// Connections that were accepted and, for the most part, ended: of a program that serves one request with each.
+/// Connections that were accepted and, for the most part, ended: of a program that serves one request with each. Of the last report,
+/// as each has what was seen since attach.
 fn accepted(reports: &[Report]) -> Option<f64> {
     let (mut opened, mut closed) = (0.0, 0.0);
-    for report in reports {
-        for row in &report.fds.as_ref()?.by_stack {
-            if row.call.as_deref().is_some_and(|call| call.contains("accept")) {
-                opened += row.opened as f64;
-                closed += row.closed as f64;
-            }
+    for row in &reports.last()?.fds.as_ref()?.by_stack {
+        if row.call.as_deref().is_some_and(|call| call.contains("accept")) {
+            opened += row.opened as f64;
+            closed += row.closed as f64;
         }
     }
     (opened >= LOAD_MIN && closed >= 0.9 * opened).then_some(opened)
+}
+
+/// Connections accepted per second, second run to first.
+fn accepts_ratio(sides: &[Side; 2]) -> Option<f64> {
+    let per_s = |side: &Side| Some(side.load? / (side.duration_ns as f64).max(1.0));
+    Some(per_s(&sides[1])? / per_s(&sides[0])?)
+}
+
+/// Where connections are as frequent as this, they are taken to carry as much as before.
+fn is_like(ratio: f64) -> bool {
+    (1.0 / LIKE..=LIKE).contains(&ratio)
+}
+
+fn other_accepts(sides: &[Side; 2]) -> Option<String> {
+    let ratio = accepts_ratio(sides).filter(|&ratio| !is_like(ratio))?;
+    Some(format!(
+        "{ratio:.2} times as many connections were accepted per second in the second run: requests may share connections (keep-alive) in one run only, so rates are per second"
+    ))
+}
+
+fn left_out(runs: &[Run<'_>; 2]) -> Option<String> {
+    let [one, two] = runs.each_ref().map(|run| run.left_out);
+    (one + two > 0).then(|| {
+        format!("too many different things to compare: {one} rows of the first run and {two} of the second were left out")
+    })
 }
 
 fn basis(sides: &[Side; 2], settings: &Settings) -> Basis {
@@ -186,9 +225,13 @@ fn basis(sides: &[Side; 2], settings: &Settings) -> Basis {
         (Some(_), Some(_)) if settings.load.is_some() => {
             (UNIT_OF_LOAD, "as --load says what was done".to_owned())
         }
-        (Some(one), Some(two)) => (
+        (Some(one), Some(two)) if accepts_ratio(sides).is_some_and(is_like) => (
             UNIT_OF_LOAD,
             format!("connections accepted and ended: {one:.0} and {two:.0}"),
+        ),
+        (Some(_), Some(_)) => (
+            "second",
+            "connections do not tell the load: --load N,M does".to_owned(),
         ),
         _ => (
             "second",
@@ -332,5 +375,7 @@ fn summary(verdict: Change, counts: &Counts) -> String {
     format!("{word}: {}", told.join(", "))
 }
 
+#[cfg(test)]
+mod careful_tests;
 #[cfg(test)]
 mod tests;

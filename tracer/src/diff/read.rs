@@ -29,8 +29,9 @@ pub struct Saved {
 
 /// Tells a report from another document.
 #[derive(Deserialize)]
-struct Head {
-    schema: Option<serde_json::Value>,
+struct Head<'a> {
+    #[serde(borrow)]
+    schema: Option<&'a str>,
 }
 
 /// Which reports of a file are kept.
@@ -74,11 +75,11 @@ fn read_file(path: &Path, keep: Keep, most: u64, each: &mut dyn FnMut(&Report)) 
 fn parse(bytes: &[u8], keep: Keep, each: &mut dyn FnMut(&Report)) -> Result<Vec<Report>> {
     ensure!(!bytes.iter().all(u8::is_ascii_whitespace), "it is empty");
     for (at, head) in serde_json::Deserializer::from_slice(bytes)
-        .into_iter::<Head>()
+        .into_iter::<Head<'_>>()
         .enumerate()
     {
         let head = head.map_err(short)?;
-        match head.schema.as_ref().and_then(serde_json::Value::as_str) {
+        match head.schema {
             Some(SCHEMA) => {}
             Some(other) => {
                 let other: String = other.chars().take(40).collect();
@@ -139,13 +140,14 @@ mod tests {
     #[test]
     fn anything_else_is_refused_in_a_line() {
         let document = saved(true);
-        let cases: [(&[u8], &str); 8] = [
+        let cases: [(&[u8], &str); 9] = [
             (b"", "empty"),
             (b" \n", "empty"),
             (b"{", "cut short"),
             (b"\x7fELF\x02\x01", "expected value"),
             (b"{}", "no schema"),
             (br#"{"schema": "ctrace.report/2"}"#, "ctrace.report/2"),
+            (br#"{"schema": [[1], 2]}"#, "invalid type"),
             (br#"{"schema": "ctrace.report/1"}"#, "missing field"),
             (&document[..document.len() / 2], "cut short"),
         ];

@@ -16,9 +16,11 @@ pub struct Run<'a> {
     pub items: Vec<Item>,
     /// All windows together.
     pub duration_ns: f64,
+    /// Things that are not in `items`, for want of room.
+    pub left_out: u64,
     /// Nothing was lost.
     pub complete: bool,
-    /// Stacks, hashed, in which threads had waited for most of the run when it ended: such waits are in no distribution.
+    /// Stacks, hashed, in which threads or goroutines had waited for most of the run when it ended: such waits are in no distribution.
     stuck: BTreeSet<u64>,
 }
 
@@ -26,9 +28,11 @@ impl<'a> Run<'a> {
     /// Of reports of consecutive windows.
     #[must_use]
     pub fn new(reports: &'a [Report]) -> Self {
+        let (items, left_out) = items(reports);
         Self {
             reports,
-            items: items(reports),
+            items,
+            left_out,
             duration_ns: reports
                 .iter()
                 .map(|report| report.window.duration_ns as f64)
@@ -73,9 +77,22 @@ impl<'a> Run<'a> {
 fn stuck(report: &Report) -> BTreeSet<u64> {
     let long = report.window.duration_ns / 2;
     let waiting = report.waiting_now.iter();
-    waiting
+    let threads = waiting
         .filter(|thread| thread.reason == Reason::Futex && thread.since_ns.is_none_or(|since| since >= long))
-        .filter_map(|thread| report.stacks.get(thread.stack.as_ref()?))
+        .filter_map(|thread| thread.stack.as_ref());
+    let go = report.go.iter().chain(&report.go_others);
+    let goroutines = go
+        .flat_map(|go| &go.by_stack)
+        .filter(|row| row.wait_ns.max_ns >= long && row.wait_reason.as_deref().is_some_and(is_lock))
+        .filter_map(|row| row.stack.as_ref());
+    threads
+        .chain(goroutines)
+        .filter_map(|key| report.stacks.get(key))
         .map(|frames| Chain::of(frames).hash)
         .collect()
+}
+
+/// Go's reasons to park for a lock; before 1.20 there is one for all that uses a semaphore.
+fn is_lock(reason: &str) -> bool {
+    reason == "semacquire" || reason.starts_with("sync.Mutex.") || reason.starts_with("sync.RWMutex.")
 }

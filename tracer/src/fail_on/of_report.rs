@@ -21,7 +21,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         "lock.p50",
         Unit::Time,
-        "longest median wait of a lock, idle ones left out, as in all lock metrics",
+        "longest median wait of a lock that threads take turns at, as in all lock.*",
         |report| lock(report, |lock| lock.wait.p50_ns as f64),
     ),
     metric("lock.p90", Unit::Time, "the same, 90th percentile", |report| {
@@ -307,7 +307,9 @@ fn largest(report: &Report, value: impl Fn(&Lock) -> f64) -> Measured {
     let Some(locks) = &report.locks else {
         return Measured::Unknown(NO_LOCKS);
     };
-    let busy = locks.iter().filter(|lock| !lock.idle);
+    let busy = locks
+        .iter()
+        .filter(|lock| !lock.idle && lock.kind.is_contention());
     let worst = busy.max_by(|a, b| value(a).total_cmp(&value(b)));
     worst.map_or(Measured::Known(0.0, String::new()), |lock| {
         let name = lock.name.as_deref().unwrap_or("a lock without a name");

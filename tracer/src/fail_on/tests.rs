@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::sample;
+use crate::report::{model::LockKind, sample};
 
 fn one(text: &str) -> Condition {
     let mut conditions = parse(&[text.to_owned()], On::Report).unwrap();
@@ -113,6 +113,17 @@ fn what_is_not_known_is_told_and_never_true() {
             }
         }
     }
+}
+
+#[test]
+fn waiting_for_work_is_no_contention() {
+    let mut report = sample::contended();
+    let waits = one("lock.waits>0");
+    assert!(matches!(waits.of_report(&report), Outcome::Held(_)));
+    for lock in report.locks.iter_mut().flatten() {
+        lock.kind = LockKind::Cond;
+    }
+    assert_eq!(waits.of_report(&report), Outcome::Fine);
 }
 
 #[test]

@@ -802,6 +802,24 @@ document! {
     }
 }
 
+impl LockKind {
+    /// Waiting for it is contention: threads take turns at it. For everything else they also wait because there is nothing to do.
+    #[must_use]
+    pub const fn is_contention(self) -> bool {
+        matches!(
+            self,
+            Self::Mutex
+                | Self::Rwlock
+                | Self::Monitor
+                | Self::JavaMonitor
+                | Self::Pi
+                | Self::Gil
+                | Self::GoMutex
+                | Self::GoRwmutex
+        )
+    }
+}
+
 words! {
     /// What a futex word belongs to.
     pub enum LockKind {

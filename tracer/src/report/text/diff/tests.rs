@@ -41,9 +41,11 @@ fn changed() -> Report {
             slices.totals_ns.iter_mut().for_each(|total| *total *= 7);
         }
     }
+    after.fds.iter_mut().for_each(|fds| fds.shared.clear());
     for row in after.fds.iter_mut().flat_map(|fds| &mut fds.by_stack) {
         row.verdict = crate::report::model::Verdict::Churn;
         row.closed = row.opened;
+        row.born_by_quarter = [0; 4];
         row.growth_per_s = 0.0;
     }
     after
