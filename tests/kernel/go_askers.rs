@@ -5,12 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use tracer::report::model::{Finding, Report, Severity, Verdict};
+use tracer::report::model::{FdStack, Finding, Report, Severity, Verdict};
 
 use super::support::{can_trace, go, go_workload, require};
 
 const CALLERS: usize = 200;
 const VERSIONS: [&str; 2] = ["system", go::VERSIONS[3]];
+
+/// By default the probes at dials would be away for most of the time at such a rate.
+const ALL: [&str; 2] = ["--budget", "100%"];
 
 /// The workload with so many functions of its own.
 fn built(version: &str, folder: &Path) -> Option<PathBuf> {
@@ -51,17 +54,14 @@ fn go_askers_that_leak_together_are_one_finding() {
         let Some(program) = built(version, folder.path()) else {
             return;
         };
-        let (report, truth) = go_workload::traced(&program, &["leak", "8"], &[]);
+        let (report, truth) = go_workload::traced(&program, &["leak", "8"], &ALL);
         assert!(report.losses.complete, "{:?}", report.losses);
         let left = truth.get("left");
         assert_eq!((left, truth.get("reused")), (4 * CALLERS as u64, 0));
         let fds = report.fds.as_ref().unwrap();
-        assert!(
-            fds.by_stack
-                .iter()
-                .all(|row| row.verdict != Verdict::Leaking || row.confidence < 0.25),
-            "Go {version}: told of one alone"
-        );
+        let told = |row: &&FdStack| row.verdict == Verdict::Leaking && row.confidence >= 0.25;
+        let alone: Vec<&FdStack> = fds.by_stack.iter().filter(told).collect();
+        assert!(alone.is_empty(), "Go {version}: told of one alone: {alone:#?}");
         let [sum] = &fds.shared[..] else {
             panic!("Go {version}: {:#?}", fds.shared)
         };
@@ -107,7 +107,7 @@ fn go_askers_that_all_close_are_no_finding() {
         let Some(program) = built(version, folder.path()) else {
             return;
         };
-        let (report, truth) = go_workload::traced(&program, &["clean", "8"], &[]);
+        let (report, truth) = go_workload::traced(&program, &["clean", "8"], &ALL);
         assert!(report.losses.complete, "{:?}", report.losses);
         assert_eq!(truth.get("left"), 0);
         let fds = report.fds.as_ref().unwrap();
@@ -127,7 +127,7 @@ fn go_askers_of_a_shared_client_are_not_said_to_leak() {
         let Some(program) = built(version, folder.path()) else {
             return;
         };
-        let (report, truth) = go_workload::traced(&program, &["alternate", "8"], &[]);
+        let (report, truth) = go_workload::traced(&program, &["alternate", "8"], &ALL);
         let (left, opened, reused) = (truth.get("left"), truth.get("opened"), truth.get("reused"));
         assert_eq!(opened + reused, 2 * left);
         assert!(

@@ -109,12 +109,16 @@ fn story_5_the_body_never_closed() {
         let first = found.first().unwrap();
         assert!(["fd.leak", "go.leak"].contains(&first.id.as_str()), "{first:#?}");
         let sockets = found.iter().find(|finding| finding.id == "fd.leak").unwrap();
+        assert!(sockets.severity >= Severity::Medium, "{sockets:#?}");
+        // The function that asks is one that all jobs use; who called it is the one to be found.
         assert!(
-            sockets.severity >= Severity::Medium && sockets.title.contains("main.syncPrices"),
+            sockets.title.contains("main.get") && sockets.detail.contains("called by main.syncPrices"),
             "{sockets:#?}"
         );
         for innocent in ["syncStock", "sendReport", "expireSessions", "handleRequest"] {
-            let blamed = found.iter().any(|finding| finding.title.contains(innocent));
+            let says =
+                |finding: &&Finding| finding.title.contains(innocent) || finding.detail.contains(innocent);
+            let blamed = found.iter().copied().any(|finding| says(&finding));
             assert!(!blamed, "{innocent}: {found:#?}");
         }
         let fds = report.fds.as_ref().unwrap();
@@ -126,11 +130,7 @@ fn story_5_the_body_never_closed() {
         let period = row.period_ns.unwrap_or_else(|| panic!("no period: {row:#?}"));
         let off = period as f64 / 2.3e9 - 1.0;
         assert!(off.abs() < 0.02, "a period of {period} ns");
-        assert!(
-            sockets.detail.contains("in a step of +4 every 2.3"),
-            "{}",
-            sockets.detail
-        );
+        assert!(sockets.detail.contains("every 2.3"), "{}", sockets.detail);
     }
 }
 

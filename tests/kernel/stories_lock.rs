@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 use tracer::report::model::{Finding, Report, Severity};
 
-use super::support::stacks::stack_contains;
+use super::support::stacks::show;
 use super::support::{Ctrace, Workload, can_trace, go, go_workload};
 
 /// One run from before `go` until after `done`.
@@ -34,10 +34,11 @@ fn assert_found(of: &str, report: &Report, function: Option<&str>) {
     assert!(lock.waits >= 100, "{of}: {} waits", lock.waits);
     let Some(function) = function else { return };
     assert!(
-        stack_contains(report, first.stack.as_deref(), &[function]),
-        "{of}: {function} is not in the guilty stack"
+        show(report, first.stack.as_deref()).contains(function),
+        "{of}: {function} is not in the guilty stack: {}",
+        show(report, first.stack.as_deref())
     );
-    let released = |at: &Option<String>| stack_contains(report, at.as_deref(), &[function]);
+    let released = |at: &Option<String>| show(report, at.as_deref()).contains(function);
     assert!(
         lock.wakers.iter().any(|waker| released(&waker.stack)),
         "{of}: nobody releases it in {function}"

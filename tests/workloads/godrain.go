@@ -137,9 +137,12 @@ func main() {
 	}
 	fixed = len(os.Args) > 1 && os.Args[1] == "fixed"
 	child := exec.Command(os.Args[0], "serve")
-	if _, err := child.StdinPipe(); err != nil {
+	stdin, err := child.StdinPipe()
+	if err != nil {
 		panic(err)
 	}
+	// As long as it is open, the database goes on.
+	defer stdin.Close()
 	out, err := child.StdoutPipe()
 	if err != nil {
 		panic(err)

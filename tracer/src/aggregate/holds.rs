@@ -456,7 +456,7 @@ mod tests {
     fn what_was_done_in_a_hold_of_many_sleeps_is_not_told() {
         let mut seen = Holds::default();
         seen.on_wait(wait(2, 100, 200, 1));
-        for at in 0..SLEEPS_MAX as u64 + 1 {
+        for at in 0..=SLEEPS_MAX as u64 {
             let from_ns = 300 + at * 20;
             seen.on_sleep(
                 2,

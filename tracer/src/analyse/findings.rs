@@ -133,6 +133,7 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             .unwrap_or_else(|| (function(names, row.stack.as_ref()), row.stack.clone()));
         let way = asked::by_way_of(&row.asked_by)
             .map_or_else(String::new, |way| format!("; asked for by way of {way}"));
+        let way = called_by(&function, stack.as_ref(), names) + &way;
         let kind = kind_of(row);
         let limit = limit_reached(fds);
         found.push(Finding {
@@ -169,6 +170,28 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
         });
     }
     found.extend(pooled.values().filter_map(|rows| fd_pool::leak(rows, fds, names)));
+}
+
+/// Who called it: what opens is often a function that many use.
+fn called_by(function: &str, stack: Option<&StackKey>, names: &mut Names<'_>) -> String {
+    let Some(id) = stack.and_then(|key| names.id(key)) else {
+        return String::new();
+    };
+    let frames = names.frames(id);
+    let at = frames
+        .iter()
+        .position(|frame| frame.function.as_deref() == Some(function));
+    let callers = at.and_then(|at| frames.get(at + 1..)).unwrap_or_default();
+    let caller = callers.iter().find_map(|frame| frame.function.as_deref());
+    caller
+        .filter(|name| {
+            !["runtime.", "clone", "start_thread", "_start", "__libc_start"]
+                .iter()
+                .any(|own| name.starts_with(own))
+        })
+        .map_or_else(String::new, |name| {
+            format!("; called by {}", cut(without_path(name), SUBJECT))
+        })
 }
 
 fn severity(confidence: f64, fds: &Fds) -> Severity {

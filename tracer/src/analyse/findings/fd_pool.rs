@@ -30,6 +30,18 @@ pub(super) fn is_one(row: &FdStack, names: &mut Names<'_>) -> bool {
     functions.any(|name| name == "database/sql.(*DB).conn" || name == "database/sql.(*DB).openNewConnection")
 }
 
+/// The function that calls `database/sql`: what opens the connection lies nearer to the leaf.
+fn wanted_by(row: &FdStack, names: &mut Names<'_>) -> String {
+    let id = row.stack.as_ref().and_then(|key| names.id(key));
+    let frames = id.map(|id| names.frames(id)).unwrap_or_default();
+    let of_sql = |name: &str| name.starts_with("database/sql.");
+    let last = frames
+        .iter()
+        .rposition(|frame| frame.function.as_deref().is_some_and(of_sql));
+    let caller = last.and_then(|last| frames.get(last + 1)?.function.clone());
+    caller.unwrap_or_else(|| function(names, row.stack.as_ref()))
+}
+
 /// All leaking rows of one process that are such.
 pub(super) fn leak(rows: &[&FdStack], fds: &Fds, names: &mut Names<'_>) -> Option<Finding> {
     let first = rows.iter().max_by_key(|row| row.live)?;
@@ -39,7 +51,7 @@ pub(super) fn leak(rows: &[&FdStack], fds: &Fds, names: &mut Names<'_>) -> Optio
     let confidence = rows.iter().map(|row| row.confidence).fold(0.0, f64::max);
     let mut functions: Vec<(String, u64)> = Vec::new();
     for row in rows {
-        let name = function(names, row.stack.as_ref());
+        let name = wanted_by(row, names);
         match functions.iter_mut().find(|(known, _)| *known == name) {
             Some((_, sum)) => *sum += row.live,
             None => functions.push((name, row.live)),
