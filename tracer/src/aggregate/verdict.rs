@@ -37,8 +37,12 @@ const CLOCK: f64 = 30.0;
 const TREND: f64 = 0.01;
 /// So many that were there before and ended are no chance.
 const FEW_ENDED: u64 = 3;
-/// Confidence where nothing has ended, of what ends when others say so: they may just have come to stay for longer than was looked.
-const VISITORS: f64 = 0.4;
+/// Part of the window from which an age is long, and so many that ended at such an age.
+const OLD: u64 = 8;
+const OLD_ENDED: u64 = 2;
+/// Confidence at most where those that stay may just have come to stay for longer than was looked: some of them ended at a long age, or
+/// none has ended and it is up to others when.
+const UNSURE: f64 = 0.4;
 /// Standard errors by which births exceed the ends of what was there before.
 const NET: f64 = 2.5;
 
@@ -107,8 +111,11 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Judgement {
     {
         judged.verdict = Verdict::Leaking;
         judged.confidence = leak.confidence * window * mixed;
-        if evidence.visitors && evidence.series.closed == 0 && evidence.before.since(0) == 0 {
-            judged.confidence = judged.confidence.min(VISITORS);
+        let none_ended = evidence.series.closed == 0 && evidence.before.since(0) == 0;
+        // Some end at an age that is long for this window: others may, too, after it.
+        let old = evidence.deaths.since(shape.window_ns / OLD);
+        if old >= OLD_ENDED || (evidence.visitors && none_ended) {
+            judged.confidence = judged.confidence.min(UNSURE);
         }
         judged.growth_per_s = leak.per_s;
         judged.interval = Some(leak.interval);
@@ -184,8 +191,9 @@ impl Leak {
         }
         let replaced = evidence.before.since(settled_ns);
         let net = number.checked_sub(replaced)?;
-        // Those from before end, and no young one does: a population of long lives, which may well be growing.
-        if replaced >= FEW_ENDED && replaced * 10 >= number && evidence.deaths.since(settled_ns) == 0 {
+        // Those from before end, and hardly a young one does: a population of long lives, which may well be growing.
+        let young = evidence.deaths.since(settled_ns);
+        if replaced >= FEW_ENDED && replaced * 10 >= number && young * 4 <= replaced {
             return None;
         }
         let by_chance = if replaced > 0 {
