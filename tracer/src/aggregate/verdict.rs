@@ -31,6 +31,8 @@ const FEW: f64 = 16.0;
 const LAST: f64 = 0.6;
 /// Share of those that stay that the second half of their time must bring.
 const SECOND_HALF: f64 = 0.15;
+/// Mean times between two looks that may pass without a birth being seen.
+const BLIND: f64 = 4.0;
 /// Births that ended, to tell time by.
 const CLOCK: f64 = 30.0;
 /// Chance of the trend by Mann and Kendall, were there none.
@@ -212,7 +214,9 @@ impl Leak {
         if span < shape.window_ns * 2 / 5 || place(steps.last()?.0) < LAST {
             return None;
         }
-        let goes_on = even(&steps, place).max(even_by_load(evidence, &steps, until_ns).unwrap_or(0.0));
+        // Births that snapshots alone see come at their times, some of which are far apart by chance.
+        let blind = BLIND * evidence.resolution_ns as f64 / span.max(1) as f64;
+        let goes_on = even(&steps, place, blind).max(even_by_load(evidence, &steps, until_ns).unwrap_or(0.0));
         if goes_on < QUIET {
             return None;
         }
@@ -307,24 +311,30 @@ fn steps(births: &[u64], window_ns: u64) -> Vec<(u64, usize)> {
 /// How likely gaps as wide as those of these steps are, were they spread evenly over 0 to 1: by the number in the last
 /// 30 %, by the time since the last one, by the widest gap; the least likely, thrice. Impossible when the second half
 /// holds hardly any: many at first and a few later are a pool.
-fn even(steps: &[(u64, usize)], place: impl Fn(u64) -> f64) -> f64 {
+fn even(steps: &[(u64, usize)], place: impl Fn(u64) -> f64, blind: f64) -> f64 {
     let number = steps.len() as f64;
-    let (mut all, mut second, mut late) = (0, 0, 0);
+    let (mut all, mut second, mut late, mut born_late) = (0, 0, 0, 0);
     let (mut last, mut widest) = (0.0, 0.0_f64);
     for &(at, size) in steps {
         let at = place(at).clamp(0.0, 1.0);
         all += size;
         second += if at > 0.5 { size } else { 0 };
         late += u64::from(at > 0.7);
+        born_late += if at > 0.7 { size } else { 0 };
         widest = widest.max(at - last);
         last = at;
     }
     if (second as f64) < SECOND_HALF * all as f64 {
         return 0.0;
     }
-    let few = stats::binomial_below(late, steps.len() as u64, 0.3);
-    let end = last.powf(number);
-    let gap = number * (1.0 - widest).powf(number - 1.0);
+    // Looks become rarer where they are dear: then it is not their number that tells, but what they find.
+    let few = if blind > 0.0 && born_late * 10 >= all {
+        1.0
+    } else {
+        stats::binomial_below(late, steps.len() as u64, 0.3)
+    };
+    let end = (last + blind).min(1.0).powf(number);
+    let gap = number * (1.0 - (widest - blind).max(0.0)).powf(number - 1.0);
     (3.0 * few.min(end).min(gap)).min(1.0)
 }
 
@@ -333,7 +343,7 @@ fn even_by_load(evidence: &Evidence<'_>, steps: &[(u64, usize)], until_ns: u64) 
     let births = evidence.series.births_at(evidence.line, evidence.now_ns);
     let ended = |at: u64| births(at) - evidence.births.partition_point(|&born| born <= at) as f64;
     let (begin, end) = (ended(steps.first()?.0), ended(until_ns));
-    (end - begin >= CLOCK).then(|| even(steps, |at| (ended(at) - begin) / (end - begin)))
+    (end - begin >= CLOCK).then(|| even(steps, |at| (ended(at) - begin) / (end - begin), 0.0))
 }
 
 /// The floor rises from quarter to quarter, and has not slowed down by much.
