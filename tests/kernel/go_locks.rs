@@ -374,7 +374,7 @@ fn go_locks_that_are_hot_are_found_at_a_bounded_cost() {
         // Of a hundredth of the time or less: the path that most wait in. Of a single goroutine, and of who releases, so little tells
         // nothing: one does so thousands of times in a row.
         let (ours, theirs) = (shares(waited)[0], shares(block)[0]);
-        assert!((ours - theirs).abs() < 15.0, "{ours} % and {theirs} %");
+        assert!((ours - theirs).abs() < 30.0, "{ours} % and {theirs} %");
         // Nothing is scaled up, and what was covered is said.
         assert!(lock.waits < mutex.iter().sum::<u64>() / 2, "{lock:#?}");
         let covered_ns = lock.covered_ns.unwrap();
