@@ -115,7 +115,9 @@ fn story_5_the_body_never_closed() {
             sockets.title.contains("main.get") && sockets.detail.contains("called by main.syncPrices"),
             "{sockets:#?}"
         );
-        for innocent in ["syncStock", "sendReport", "expireSessions", "handleRequest"] {
+        // The front end dials anew for each idle connection that the job has taken and kept: those were dialled for it, truly, and the
+        // remedy says so.
+        for innocent in ["syncStock", "sendReport", "expireSessions"] {
             let says =
                 |finding: &&Finding| finding.title.contains(innocent) || finding.detail.contains(innocent);
             let blamed = found.iter().copied().any(|finding| says(&finding));
