@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::hist::Histogram;
+use super::hist::{Histogram, Room};
 use crate::{report::model::Reason, stacks::StackId};
 
 /// Holders whose sleeps are remembered; all are forgotten when there are more.
@@ -30,14 +30,16 @@ const PLACES_MAX: usize = 64;
 const PIECES_MAX: usize = 32;
 /// A wait is heard of when the waiter runs: so many that were woken later may be heard of before it.
 const EARLIER_MAX: usize = 6;
+/// Memory for the histograms of all locks.
+const HISTOGRAMS_BYTES: usize = 4 << 20;
 /// Share of a hold that its beginning may be uncertain by.
 const UNCERTAIN: f64 = 0.1;
 
 /// A lock: process and word.
 pub type LockWord = (u32, u64);
 
-/// One who waits and holds.
-pub type Holder = u64;
+/// A thread that holds locks.
+pub type Holder = u32;
 
 /// What a holder did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,8 +65,6 @@ struct Sleeps {
 pub struct Wait {
     /// Which lock.
     pub lock: LockWord,
-    /// Who waited.
-    pub waiter: Holder,
     /// When it began.
     pub from_ns: u64,
     /// When it ended.
@@ -73,6 +73,15 @@ pub struct Wait {
     pub on_ns: u64,
     /// Who released the lock, and where, when that is known.
     pub released_by: Option<(Holder, StackId)>,
+}
+
+/// A wait that ended, and what is known of who ended it.
+#[derive(Clone, Debug)]
+struct Ended {
+    wait: Wait,
+    /// Its sleeps before that, and since when these are all.
+    sleeps: Vec<Sleep>,
+    known_ns: u64,
 }
 
 /// A sleep of somebody who may hold locks.
@@ -100,8 +109,8 @@ pub struct Account {
     busy: Union,
     /// From wake-ups until the woken ran.
     handing: Union,
-    /// Waits that ended last, by the time at which they did, each with the sleeps of who ended it, and since when these are all.
-    latest: VecDeque<(Wait, Vec<Sleep>, u64)>,
+    /// Waits that ended last, by the time at which they did.
+    latest: VecDeque<Ended>,
     /// The one before them: when it was woken, and when it went on.
     before: Option<(u64, u64)>,
 }
@@ -141,14 +150,31 @@ fn add(
 }
 
 /// All locks that holds were seen of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Holds {
     sleeps: FxHashMap<Holder, Sleeps>,
     /// All sleeps before this were forgotten.
     forgotten_ns: u64,
     locks: FxHashMap<LockWord, Account>,
+    room: Room,
+    /// Lists to be used again: an event takes no memory.
+    spare: Vec<Vec<Sleep>>,
     window_ns: u64,
     spoilt: bool,
+}
+
+impl Default for Holds {
+    fn default() -> Self {
+        Self {
+            sleeps: FxHashMap::default(),
+            forgotten_ns: 0,
+            locks: FxHashMap::default(),
+            room: Room::new(HISTOGRAMS_BYTES),
+            spare: Vec::new(),
+            window_ns: 0,
+            spoilt: false,
+        }
+    }
 }
 
 impl Holds {
@@ -179,18 +205,32 @@ impl Holds {
         account.busy.add(wait.from_ns.max(self.window_ns), wait.woken_ns);
         account.handing.add(wait.woken_ns.max(self.window_ns), wait.on_ns);
         // All that it slept before it released the lock is known by now: it ran.
-        let (mut sleeps, mut from_ns) = (Vec::new(), self.forgotten_ns);
+        let (mut sleeps, mut known_ns) = (self.spare.pop().unwrap_or_default(), self.forgotten_ns);
         if let Some(known) = wait.released_by.and_then(|(holder, _)| self.sleeps.get(&holder)) {
-            from_ns = from_ns.max(known.from_ns);
+            known_ns = known_ns.max(known.from_ns);
             let before = |sleep: &&Sleep| sleep.from_ns < wait.woken_ns;
-            sleeps = known.latest.iter().filter(before).copied().collect();
+            sleeps.extend(known.latest.iter().filter(before));
         }
         let at = account
             .latest
-            .partition_point(|(other, ..)| other.woken_ns <= wait.woken_ns);
-        account.latest.insert(at, (wait, sleeps, from_ns));
-        while account.latest.len() > EARLIER_MAX {
-            account.settle();
+            .partition_point(|other| other.wait.woken_ns <= wait.woken_ns);
+        account.latest.insert(
+            at,
+            Ended {
+                wait,
+                sleeps,
+                known_ns,
+            },
+        );
+        if account.latest.len() > EARLIER_MAX
+            && let Some(mut sleeps) = account.settle(&mut self.room)
+        {
+            sleeps.clear();
+            self.spare.push(sleeps);
+            while self.room.is_full() {
+                let histograms = self.locks.values_mut().map(|account| &mut account.hold);
+                self.room.shrink(histograms);
+            }
         }
     }
 
@@ -202,9 +242,7 @@ impl Holds {
     /// Of one lock something was not seen: what is before it and after it has nothing to do with each other.
     pub fn gap(&mut self, lock: LockWord) {
         if let Some(account) = self.locks.get_mut(&lock) {
-            while !account.latest.is_empty() {
-                account.settle();
-            }
+            account.settle_all(&mut self.room);
             account.before = None;
         }
     }
@@ -223,9 +261,7 @@ impl Holds {
     #[must_use]
     pub fn of(&self, lock: LockWord) -> Option<Account> {
         let mut account = self.locks.get(&lock)?.clone();
-        while !account.latest.is_empty() {
-            account.settle();
-        }
+        account.settle_all(&mut self.room.clone());
         Some(account)
     }
 
@@ -233,6 +269,7 @@ impl Holds {
     pub fn reset(&mut self, now_ns: u64) {
         self.window_ns = now_ns;
         self.locks.clear();
+        self.room.clear();
         if self.spoilt {
             self.spoilt = false;
             self.forgotten_ns = now_ns;
@@ -241,35 +278,40 @@ impl Holds {
 }
 
 impl Account {
-    /// Takes the earliest of the waits that ended.
-    fn settle(&mut self) {
-        let Some((wait, sleeps, known_ns)) = self.latest.pop_front() else {
-            return;
-        };
+    /// Takes the earliest of the waits that ended; the list of sleeps that it had.
+    fn settle(&mut self, room: &mut Room) -> Option<Vec<Sleep>> {
+        let Ended {
+            wait,
+            sleeps,
+            known_ns,
+        } = self.latest.pop_front()?;
+        if let Some((from_ns, holder, released_in)) = self.held(&wait) {
+            room.record_n(&mut self.hold, wait.woken_ns - from_ns, 1);
+            // Else what was done in it is not known any more.
+            if known_ns <= from_ns {
+                self.on_hold((from_ns, wait.woken_ns), &sleeps, holder, released_in);
+            }
+        }
+        Some(sleeps)
+    }
+
+    fn settle_all(&mut self, room: &mut Room) {
+        while self.settle(room).is_some() {}
+    }
+
+    /// Since when the lock was held that this wait's end released, by whom, and where it was released.
+    fn held(&mut self, wait: &Wait) -> Option<(u64, Holder, StackId)> {
         let before = self.before.take();
         // Not ended by a release, or heard of too late: of the holds around it nothing is known.
-        let Some((holder, released_in)) = wait.released_by else {
-            return;
-        };
+        let (holder, released_in) = wait.released_by?;
         if before.is_some_and(|(woken_ns, _)| woken_ns > wait.woken_ns) {
-            return;
+            return None;
         }
         self.before = Some((wait.woken_ns, wait.on_ns));
-        let Some((_, from_ns)) = before else {
-            return;
-        };
-        let Some(whole) = wait.woken_ns.checked_sub(from_ns) else {
-            return;
-        };
-        if wait.from_ns.saturating_sub(from_ns) as f64 > whole as f64 * UNCERTAIN {
-            return;
-        }
-        if known_ns <= from_ns {
-            self.on_hold((from_ns, wait.woken_ns), &sleeps, holder, released_in);
-        } else {
-            // What was done in it is not known any more.
-            self.hold.record(whole);
-        }
+        let (_, from_ns) = before?;
+        let whole = wait.woken_ns.checked_sub(from_ns)?;
+        let late = wait.from_ns.saturating_sub(from_ns);
+        (late as f64 <= whole as f64 * UNCERTAIN).then_some((from_ns, holder, released_in))
     }
 
     fn on_hold(
@@ -280,7 +322,6 @@ impl Account {
         released_in: StackId,
     ) {
         let mut left = until_ns - from_ns;
-        self.hold.record(left);
         let mut part = |place: (Doing, StackId), from: u64, to: u64| {
             let ns = to.min(until_ns).saturating_sub(from.max(from_ns)).min(left);
             left -= ns;
@@ -341,10 +382,9 @@ mod tests {
     const LOCK: LockWord = (1, 0x1000);
     const RELEASE: StackId = StackId(7);
 
-    fn wait(waiter: Holder, from_ns: u64, woken_ns: u64, by: Holder) -> Wait {
+    fn wait(from_ns: u64, woken_ns: u64, by: Holder) -> Wait {
         Wait {
             lock: LOCK,
-            waiter,
             from_ns,
             woken_ns,
             on_ns: woken_ns + 5,
@@ -360,9 +400,9 @@ mod tests {
     #[test]
     fn a_hold_lasts_from_the_end_of_a_wait_to_the_next_wake_up() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         // 3 slept already when 2 came, at 205.
-        seen.on_wait(wait(3, 150, 305, 2));
+        seen.on_wait(wait(150, 305, 2));
         assert_eq!(held(&seen), [(100, 1)]);
         let account = seen.of(LOCK).unwrap();
         assert_eq!(account.places[&(Doing::Running, RELEASE)], (100, 2));
@@ -372,17 +412,17 @@ mod tests {
     #[test]
     fn with_nobody_asleep_a_release_may_have_gone_unseen() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
-        seen.on_wait(wait(3, 250, 305, 2));
+        seen.on_wait(wait(100, 200, 1));
+        seen.on_wait(wait(250, 305, 2));
         assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
     }
 
     #[test]
     fn who_lost_the_race_found_it_held_by_who_woke_the_next() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         // 1 took it again at once: 2 ran at 205, found it taken, and slept on.
-        seen.on_wait(wait(2, 207, 1205, 1));
+        seen.on_wait(wait(207, 1205, 1));
         assert_eq!(held(&seen), [(1000, 1)]);
         assert_eq!(
             seen.of(LOCK).unwrap().places[&(Doing::Running, RELEASE)],
@@ -394,12 +434,12 @@ mod tests {
     fn waits_are_taken_in_the_order_of_their_ends() {
         let mut seen = Holds::default();
         for wait in [
-            wait(2, 100, 200, 1),
-            wait(4, 150, 405, 3),
+            wait(100, 200, 1),
+            wait(150, 405, 3),
             Wait {
                 // Woken before the one above, but without a CPU for long.
                 on_ns: 420,
-                ..wait(3, 150, 305, 2)
+                ..wait(150, 305, 2)
             },
         ] {
             seen.on_wait(wait);
@@ -411,7 +451,7 @@ mod tests {
     #[test]
     fn what_the_holder_slept_for_is_told_apart() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         let sleep = |from_ns, woken_ns, on_ns| Sleep {
             reason: Reason::FileIo,
             stack: StackId(8),
@@ -423,7 +463,7 @@ mod tests {
         seen.on_sleep(2, sleep(300, 900, 950));
         // After the release, but heard of before the one who was woken by it.
         seen.on_sleep(2, sleep(1100, 1200, 1250));
-        seen.on_wait(wait(3, 150, 1005, 2));
+        seen.on_wait(wait(150, 1005, 2));
         let places = seen.of(LOCK).unwrap().places;
         assert_eq!(places[&(Doing::Blocked(Reason::FileIo), StackId(8))].0, 600);
         assert_eq!(places[&(Doing::Runnable, StackId(8))].0, 50);
@@ -434,10 +474,10 @@ mod tests {
     #[test]
     fn nothing_is_known_of_a_hold_that_nobody_is_known_to_have_ended() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         seen.on_wait(Wait {
             released_by: None,
-            ..wait(3, 150, 305, 2)
+            ..wait(150, 305, 2)
         });
         assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
         assert_eq!(seen.of(LOCK).unwrap().taken_ns(), 195);
@@ -446,16 +486,16 @@ mod tests {
     #[test]
     fn nothing_spans_a_gap() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         seen.gap(LOCK);
-        seen.on_wait(wait(3, 150, 305, 2));
+        seen.on_wait(wait(150, 305, 2));
         assert_eq!(seen.of(LOCK).unwrap().hold.count(), 0);
     }
 
     #[test]
     fn what_was_done_in_a_hold_of_many_sleeps_is_not_told() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         for at in 0..=SLEEPS_MAX as u64 {
             let from_ns = 300 + at * 20;
             seen.on_sleep(
@@ -469,7 +509,7 @@ mod tests {
                 },
             );
         }
-        seen.on_wait(wait(3, 150, 1005, 2));
+        seen.on_wait(wait(150, 1005, 2));
         let account = seen.of(LOCK).unwrap();
         assert_eq!((account.hold.count(), account.places.len()), (1, 0));
     }
@@ -481,7 +521,7 @@ mod tests {
         for at in 1..=10 {
             seen.on_wait(Wait {
                 on_ns: at * 1000 + 950,
-                ..wait(at + 10, 1000, at * 1000, at + 9)
+                ..wait(1000, at * 1000, 9 + u32::try_from(at).unwrap())
             });
         }
         let taken = seen.of(LOCK).unwrap().taken_ns();
@@ -491,22 +531,22 @@ mod tests {
     #[test]
     fn of_a_sample_nothing_follows() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         seen.spoil();
-        seen.on_wait(wait(3, 150, 305, 2));
+        seen.on_wait(wait(150, 305, 2));
         assert!(seen.of(LOCK).is_none());
         seen.reset(400);
-        seen.on_wait(wait(3, 450, 505, 2));
+        seen.on_wait(wait(450, 505, 2));
         assert!(seen.of(LOCK).is_some());
     }
 
     #[test]
     fn a_window_has_its_own_holds() {
         let mut seen = Holds::default();
-        seen.on_wait(wait(2, 100, 200, 1));
+        seen.on_wait(wait(100, 200, 1));
         seen.reset(250);
         assert!(seen.of(LOCK).is_none());
-        seen.on_wait(wait(3, 150, 305, 2));
+        seen.on_wait(wait(150, 305, 2));
         let account = seen.of(LOCK).unwrap();
         assert_eq!((account.hold.count(), account.taken_ns()), (0, 50));
     }

@@ -543,7 +543,7 @@ fn add_holds(
             };
             Holder {
                 stack: names.key(stack),
-                tid: holder as u32,
+                tid: holder,
                 total_ns,
                 state: state.to_owned(),
                 reason,

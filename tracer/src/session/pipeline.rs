@@ -194,7 +194,7 @@ impl Pipeline {
             }
             Event::Exit(record) => {
                 self.threads.on_exit(&record);
-                self.holds.forget(u64::from(record.header.tid));
+                self.holds.forget(record.header.tid);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_thread_exit(record.header.tid);
                 }
@@ -245,7 +245,6 @@ impl Pipeline {
             self.holds.spoil();
             return;
         }
-        let waiter = u64::from(record.header.tid);
         // A shared word may be held by processes that are not traced, and has another address in each.
         let futex =
             rules::futex_wait(record.nr, &record.args).filter(|futex| why == Reason::Futex && futex.private);
@@ -253,11 +252,10 @@ impl Pipeline {
             let handed_over = Waker::from_wire(record.waker_kind) == Some(Waker::HandOver);
             self.holds.on_wait(holds::Wait {
                 lock: (record.header.tgid, futex.uaddr),
-                waiter,
                 from_ns: record.out_ns,
                 woken_ns: record.wake_ns,
                 on_ns: record.header.ts_ns,
-                released_by: handed_over.then(|| (u64::from(record.waker_tid), waker_stack)),
+                released_by: handed_over.then(|| (record.waker_tid, waker_stack)),
             });
         }
         let sleep = holds::Sleep {
@@ -267,7 +265,7 @@ impl Pipeline {
             woken_ns: record.wake_ns,
             on_ns: record.header.ts_ns,
         };
-        self.holds.on_sleep(waiter, sleep);
+        self.holds.on_sleep(record.header.tid, sleep);
     }
 
     /// The stack that a record of a process refers to, taken at that time.
