@@ -107,6 +107,8 @@ impl Live {
 }
 
 impl Memory for Live {
+    const OTHERS: bool = true;
+
     fn word(&mut self, address: u64) -> Result<u64, Fault> {
         let end = address.checked_add(8).ok_or(Fault::Unreadable)?;
         let mut word = [0; 8];

@@ -20,6 +20,8 @@ use super::pclntab::Pclntab;
 use super::row::{Row, Rows, Rule};
 use crate::proc::maps::Map;
 
+/// Bytes of a Go program's table that is kept to walk on from where its code stands; a larger one is done without.
+const MAX_GO_TABLE: usize = 64 << 20;
 /// Files held open. Each costs a descriptor for the life of the run.
 const MAX_MODULES: usize = 1 << 14;
 /// Unwind sections held in memory, of all files together.
@@ -65,6 +67,7 @@ pub(super) struct Module {
     pub(super) elf: Elf,
     cfi: RefCell<Option<Cfi>>,
     bottoms: OnceCell<Bottoms>,
+    go_frames: OnceCell<Option<Pclntab>>,
     rows: FxHashMap<u64, Lookup>,
     derived: FxHashMap<u64, Option<u32>>,
     /// Whether a call (by where it returns to) can lead to code without rules.
@@ -92,6 +95,17 @@ impl Module {
             Pclntab::read(&self.file, &self.elf).map_or_else(Bottoms::default, |table| Bottoms::of(&table))
         };
         self.bottoms.get_or_init(read).at(vaddr)
+    }
+
+    /// Bytes between the stack pointer and the return address where code of Go stands, by the runtime's own table: a function that calls
+    /// nobody keeps no frame pointer. None where the table does not tell.
+    pub(super) fn go_frame(&self, vaddr: u64) -> Option<u32> {
+        if !self.elf.is_go() {
+            return None;
+        }
+        let read = || Pclntab::read(&self.file, &self.elf).filter(|table| table.size() <= MAX_GO_TABLE);
+        let step = self.go_frames.get_or_init(read).as_ref()?.step(vaddr)?;
+        (!step.top && !step.moves_sp).then_some(step.size)
     }
 
     /// First address of the function (by its unwind entry) that holds `vaddr`.
@@ -285,6 +299,7 @@ impl Modules {
             elf,
             cfi: RefCell::default(),
             bottoms: OnceCell::new(),
+            go_frames: OnceCell::new(),
             rows: FxHashMap::default(),
             derived: FxHashMap::default(),
             calls: FxHashMap::default(),

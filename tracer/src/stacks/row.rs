@@ -35,6 +35,9 @@ pub(super) enum Fault {
 
 /// Where the words of a stack come from.
 pub(super) trait Memory {
+    /// Other stacks than the one that the walk begins on can be read, too: wherever they are, and not by chance.
+    const OTHERS: bool = false;
+
     /// The word at an address.
     fn word(&mut self, address: u64) -> Result<u64, Fault>;
 }

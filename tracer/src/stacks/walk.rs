@@ -179,7 +179,8 @@ impl<M: Memory> Walk<'_, M> {
         file: Option<(ModuleId, u64)>,
     ) -> Result<Step, End> {
         let bottom = self.bottom(callee, called, file);
-        if bottom == Some(Bottom::Left) {
+        // Whether another stack lies within what was copied of this one is chance, which no memo recognises.
+        if bottom == Some(Bottom::Left) || (bottom.is_some() && !M::OTHERS) {
             return Err(End::Complete);
         }
         self.beyond(callee, called, guessed, file)
@@ -207,7 +208,9 @@ impl<M: Memory> Walk<'_, M> {
         let lost = if file.is_some() { End::NoCfi } else { End::Jit };
         if !called
             && let Some((module, bias)) = file
-            && let Some(step) = self.stub(callee, module, bias)
+            && let Some(step) = self
+                .stub(callee, module, bias)
+                .or_else(|| self.go_leaf(callee, module, bias))
         {
             return Ok(step);
         }
@@ -377,6 +380,34 @@ impl<M: Memory> Walk<'_, M> {
         registers.known &= PRESERVED;
         registers.value[RSP] = sp.plus(8);
         registers.value[RIP] = ip;
+        Some(Step {
+            registers,
+            called: true,
+            guessed: true,
+        })
+    }
+
+    /// Code of Go that stands at any instruction, by the table of its runtime: before it has set the frame pointer, and in a function that
+    /// never does, that is the caller's.
+    fn go_leaf(&mut self, callee: &Registers, module: ModuleId, bias: u64) -> Option<Step> {
+        let vaddr = callee.value[RIP].value.wrapping_sub(bias);
+        let size = i64::from(self.modules.get(module)?.go_frame(vaddr)?);
+        let sp = callee.value[RSP];
+        let ip = self.reader.word(sp.plus(size)).ok()?;
+        let ip = self.reader.decide(ip);
+        if !self.returns_to(ip.value) {
+            return None;
+        }
+        let mut registers = callee.clone();
+        registers.known &= PRESERVED;
+        registers.value[RSP] = sp.plus(size + 8);
+        registers.value[RIP] = ip;
+        if size > 0 {
+            let frame = self.reader.place_or_null(callee.get(RBP).ok()?);
+            if frame.value == sp.plus(size - 8).value {
+                registers.value[RBP] = self.reader.word(frame).ok()?;
+            }
+        }
         Some(Step {
             registers,
             called: true,
