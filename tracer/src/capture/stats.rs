@@ -30,11 +30,18 @@ pub struct RunStats {
     pub missed: u64,
 }
 
+/// Runs that are taken to have cost what is usual, beside those that were sampled.
+const USUAL: f64 = 256.0;
+/// Of what is usual, so many times at most.
+const DEAREST: f64 = 3.0;
+
 impl RunStats {
-    /// Time of one run.
+    /// Time of one run, which `usually` takes so long. The kernel's account is by the wall: who loses the CPU in a probe makes it dear,
+    /// so few runs count beside as many usual ones, and more than a few times what is usual is not believed.
     #[must_use]
-    pub fn hit_ns(&self) -> Option<f64> {
-        (self.runs > 0).then(|| self.run_ns as f64 / self.runs as f64)
+    pub fn hit_ns(&self, usually: f64) -> Option<f64> {
+        let mean = (self.run_ns as f64 + usually * USUAL) / (self.runs as f64 + USUAL);
+        (self.runs > 0).then(|| mean.min(DEAREST * usually))
     }
 
     /// Of so many runs of some programs that come to `self`, those of one that comes to `own`, and the time in it: an estimate. `None`
@@ -365,6 +372,22 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     /// Looked at every 10 ms for 12 s: on in the first 100 ms of each of three periods.
+    #[test]
+    fn a_thread_that_lost_the_cpu_in_a_probe_does_not_make_it_dear() {
+        let sampled = |runs, run_ns| RunStats {
+            run_ns,
+            runs,
+            ..RunStats::default()
+        };
+        let price = |runs, run_ns| sampled(runs, run_ns).hit_ns(1000.0).map(|ns| ns as u64);
+        assert_eq!(price(0, 0), None);
+        assert_eq!(price(24, 24_000), Some(1000));
+        // A millisecond in one of 24 runs.
+        assert!(price(24, 1_024_000).is_some_and(|ns| ns < 5_000));
+        assert_eq!(price(24, 9_000_000), Some(3000));
+        assert_eq!(price(1 << 20, 2000 << 20).map(|ns| ns / 10), Some(199));
+    }
+
     #[test]
     fn on_for_a_part_of_each_period() {
         let mut schedule = Schedule::default();

@@ -10,7 +10,7 @@ use crate::{
     analyse::names::Names,
     report::{
         frames::{cut, without_path},
-        model::{FdStack, Fds, Finding},
+        model::{FdStack, Fds, Finding, Verdict},
         units::{count, percent, plain},
     },
 };
@@ -42,15 +42,28 @@ fn wanted_by(row: &FdStack, names: &mut Names<'_>) -> String {
     caller.unwrap_or_else(|| function(names, row.stack.as_ref()))
 }
 
-/// All leaking rows of one process that are such.
-pub(super) fn leak(rows: &[&FdStack], fds: &Fds, names: &mut Names<'_>) -> Option<Finding> {
+/// Whether too little was seen of a row to say that its connections come back.
+pub(super) fn may_leak(row: &FdStack) -> bool {
+    matches!(
+        row.verdict,
+        Verdict::Leaking | Verdict::Growing | Verdict::Unknown
+    )
+}
+
+/// All leaking rows of one process that are such. `others` may leak, too: a connection that they opened may be kept by the same code.
+pub(super) fn leak(
+    rows: &[&FdStack],
+    others: &[&FdStack],
+    fds: &Fds,
+    names: &mut Names<'_>,
+) -> Option<Finding> {
     let first = rows.iter().max_by_key(|row| row.live)?;
     let sum = |of: fn(&FdStack) -> u64| rows.iter().map(|row| of(row)).sum::<u64>();
     let (live, opened, closed) = (sum(|row| row.live), sum(|row| row.opened), sum(|row| row.closed));
     let per_s: f64 = rows.iter().map(|row| row.growth_per_s).sum();
     let confidence = rows.iter().map(|row| row.confidence).fold(0.0, f64::max);
     let mut functions: Vec<(String, u64)> = Vec::new();
-    for row in rows {
+    for row in rows.iter().chain(others) {
         let name = wanted_by(row, names);
         match functions.iter_mut().find(|(known, _)| *known == name) {
             Some((_, sum)) => *sum += row.live,
@@ -58,11 +71,12 @@ pub(super) fn leak(rows: &[&FdStack], fds: &Fds, names: &mut Names<'_>) -> Optio
         }
     }
     functions.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let all: u64 = functions.iter().map(|(_, live)| live).sum();
     let named: Vec<String> = functions
         .iter()
         .take(NAMED)
         .map(|(name, of)| {
-            let share = percent(*of as f64 / live.max(1) as f64);
+            let share = percent(*of as f64 / all.max(1) as f64);
             format!("{} ({})", cut(without_path(name), SUBJECT), plain(&share))
         })
         .collect();
