@@ -15,6 +15,8 @@
 
 #[path = "kernel/budget.rs"]
 mod budget;
+#[path = "kernel/cpu.rs"]
+mod cpu;
 #[path = "kernel/deadlocks.rs"]
 mod deadlocks;
 #[path = "kernel/diff.rs"]

@@ -135,7 +135,7 @@ fn story_1_the_p99_that_lied() {
         );
         println!("{truth:?}");
         let [short, long] = &wait.modes[..] else {
-            panic!("{:#?}", wait.modes)
+            panic!("{wait:?}\n{:#?}", report.overhead)
         };
         assert!(near(short, truth.get("short_ns")), "{short:?}");
         assert!(near(long, truth.get("long_ns")), "{long:?}");

@@ -13,7 +13,7 @@ const FLAGS: u32 = 4 * WORD_BITS;
 
 /// The probe is on the jump of the stack's check: where that is taken the function begins anew, on a larger stack.
 pub const ON_CHECK: u64 = 1;
-/// The probe is in the runtime, at all `go` statements.
+/// The probe is in the runtime, at all `go` statements; or where waits begin that are told, too.
 pub const ALL: u64 = 2;
 
 /// The carry and zero flags: an unsigned jump "below or equal" is taken when one of them is set.

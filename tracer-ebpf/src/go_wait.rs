@@ -141,6 +141,8 @@ pub struct Cookie {
     pub sudog_g: u16,
     /// The probe is on the jump of the stack's check: where that is taken the function begins anew, on a larger stack.
     pub on_check: bool,
+    /// Waits for condition variables are told, too.
+    pub all: bool,
 }
 
 impl Cookie {
@@ -150,7 +152,7 @@ impl Cookie {
     pub const fn pack(self) -> u64 {
         cookie::pack(
             [self.goid, self.sudog_g, 0, 0],
-            cookie::flag(self.on_check, cookie::ON_CHECK),
+            cookie::flag(self.on_check, cookie::ON_CHECK) | cookie::flag(self.all, cookie::ALL),
         )
     }
 
@@ -163,6 +165,7 @@ impl Cookie {
             goid,
             sudog_g,
             on_check: flags & cookie::ON_CHECK != 0,
+            all: flags & cookie::ALL != 0,
         }
     }
 }
@@ -239,6 +242,7 @@ mod tests {
                 goid,
                 sudog_g,
                 on_check,
+                all: !on_check,
             };
             assert_eq!(Cookie::unpack(cookie.pack()), cookie);
         }

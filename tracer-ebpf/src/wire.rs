@@ -58,6 +58,8 @@ pub mod kind {
     pub const GO_WAIT: u16 = 11;
     /// [`super::GoStart`]: a goroutine was made, and who made it.
     pub const GO_START: u16 = 12;
+    /// [`super::Sample`]: a tick of a CPU's clock found a target thread running.
+    pub const SAMPLE: u16 = 13;
 }
 
 wire! {
@@ -255,6 +257,33 @@ wire! {
         /// Sum of the lengths of this thread's sleeps that were not chosen, as far as they lie in the windows in which they ended; the
         /// short ones are not in it.
         pub skipped_ns: u64,
+    }
+}
+
+wire! {
+    /// A tick of a CPU's clock found a target thread running. The bytes from [`Regs::sp`] follow, at most
+    /// [`StackClass::Large`]: no memo recognises a place that code may stand at in any instruction.
+    pub struct Sample [200] {
+        /// Front.
+        pub header: Header,
+        /// Registers: where it ran, or came into the kernel.
+        pub regs: Regs,
+        /// System call that it was in; −1 in user space, and in a fault or an interrupt.
+        pub nr: i64,
+        /// How many ticks this one stands for ([`Control::ticks_mask`]).
+        pub weight: u32,
+        /// 1 in the kernel, 0 in user space.
+        pub in_kernel: u32,
+    }
+}
+
+wire! {
+    /// Value of the map `NEIGHBOURS`: a process that is no target.
+    pub struct Neighbour [24] {
+        /// Name of the thread that was seen first, with a NUL when it is shorter.
+        pub comm: [u8; 16],
+        /// Ticks that found it running.
+        pub ticks: u64,
     }
 }
 
@@ -555,8 +584,10 @@ pub mod counter {
     pub const GO_START_HITS: u32 = 22;
     /// Of [`STACK_PENDING`], those of goroutines that park, and of who ends it.
     pub const GO_PARK_PENDING: u32 = 23;
+    /// A sample found no room in the ring. Not a loss that anything but samples feel.
+    pub const SAMPLE_RING_FULL: u32 = 24;
     /// Number of counters.
-    pub const COUNT: u32 = 24;
+    pub const COUNT: u32 = 25;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.
@@ -600,7 +631,7 @@ pub mod phase {
 
 wire! {
     /// The map `CONTROL`: what user space may change while the probes run.
-    pub struct Control [56] {
+    pub struct Control [64] {
         /// 0 while user space does not read the ring yet: nothing is sent.
         pub armed: u64,
         /// Sleeps shorter than this, in ns, get no record.
@@ -615,6 +646,8 @@ wire! {
         pub go_locks_ns: u64,
         /// The same of goroutines that park.
         pub go_parks_ns: u64,
+        /// Of the ticks that find a target running one in this plus one, chosen at random, gets a record; a power of two minus one.
+        pub ticks_mask: u64,
     }
 }
 
@@ -676,6 +709,7 @@ mod tests {
             Delays::SIZE,
             GoWait::SIZE,
             GoStart::SIZE,
+            Sample::SIZE,
             FdOpen::SIZE,
             FdClose::SIZE,
             FdRights::SIZE,

@@ -84,6 +84,8 @@ fn begin(ctx: &ProbeContext, site: u32) {
         address,
         site,
         reason: 0,
+        // One that is not told is known to have begun: its end must not be taken for that of the goroutine's wait before.
+        told: site != go_site::NOTIFY_LIST || cookie.all,
     };
     let Some((before, _)) = wait.keep() else { return };
     if !before.is_open() {
@@ -105,6 +107,8 @@ pub(super) struct Begun {
     pub(super) address: u64,
     pub(super) site: u32,
     pub(super) reason: u32,
+    /// It is to have a record.
+    pub(super) told: bool,
 }
 
 impl Begun {
@@ -121,7 +125,7 @@ impl Begun {
             count(counter::USER_FAULT);
             return None;
         };
-        let weight = chosen();
+        let weight = if self.told { chosen() } else { 0 };
         let key = Key {
             g: self.g,
             tgid,

@@ -89,6 +89,7 @@ fn park(ctx: &ProbeContext) {
         address: layout.channel(reason, lock),
         site: go_site::PARK,
         reason,
+        told: true,
     };
     let Some((before, weight)) = wait.keep() else {
         return;

@@ -226,13 +226,19 @@ pub(super) fn control() -> Control {
         window_ns: 0,
         go_locks_ns: u64::MAX,
         go_parks_ns: u64::MAX,
+        ticks_mask: 0,
     })
 }
 
 /// How many waits the one that begins stands for; 0 when it is not chosen. Drawn before anything is known of its length.
 #[inline(always)]
 pub(super) fn chosen() -> u32 {
-    let mask = control().sample_mask as u32;
+    one_of(control().sample_mask as u32)
+}
+
+/// A power of two, `mask` plus one, once in so many times, at random; else 0.
+#[inline(always)]
+pub(super) fn one_of(mask: u32) -> u32 {
     // SAFETY: a helper without preconditions.
     if mask == 0 || unsafe { bpf_get_prandom_u32() } & mask == 0 {
         mask + 1

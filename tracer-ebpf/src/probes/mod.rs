@@ -22,6 +22,7 @@ mod go_parks;
 mod go_pools;
 mod go_start;
 mod maps;
+mod samples;
 mod sched;
 mod stack;
 mod task;

@@ -491,9 +491,9 @@ fn copy<S: Scratch>(regs: *const pt_regs, place: Place, task: (u32, u32), now: u
 
 /// A record and its stack bytes, as they lie in the ring.
 #[repr(C)]
-struct WithBytes<const N: usize> {
-    record: Stack,
-    bytes: [u8; N],
+pub(super) struct WithBytes<R, const N: usize> {
+    pub(super) record: R,
+    pub(super) bytes: [u8; N],
 }
 
 #[inline(never)]
@@ -502,7 +502,7 @@ fn sized<const N: usize>(
     regs: *const pt_regs,
     (token, memo, (tgid, tid), now): (u64, u64, (u32, u32), u64),
 ) -> u64 {
-    let Some(mut slot) = EVENTS.reserve::<WithBytes<N>>(0) else {
+    let Some(mut slot) = EVENTS.reserve::<WithBytes<Stack, N>>(0) else {
         if memo == 0 {
             count(counter::STACK_PENDING);
         }
@@ -519,7 +519,7 @@ fn sized<const N: usize>(
         copy_regs(registers, regs);
         copy_stack::<N>((&raw mut (*to).bytes).cast(), registers, reg!(regs, rsp));
     }
-    slot.submit(submit_flags(size_of::<WithBytes<N>>() as u64));
+    slot.submit(submit_flags(size_of::<WithBytes<Stack, N>>() as u64));
     stack_ref::COPY | token
 }
 
@@ -536,7 +536,7 @@ const HOLES: u32 = 4;
 ///
 /// `to` must have room for `N` bytes.
 #[inline(always)]
-unsafe fn copy_stack<const N: usize>(to: *mut u8, regs: *mut Regs, sp: u64) {
+pub(super) unsafe fn copy_stack<const N: usize>(to: *mut u8, regs: *mut Regs, sp: u64) {
     // SAFETY: the destination is in bounds by the caller's promise; the helper cannot fault.
     let read = |at: usize, len: usize| unsafe {
         bpf_probe_read_user(to.add(at).cast(), len as u32, (sp + at as u64) as *const _) == 0

@@ -10,6 +10,7 @@ pub mod hist;
 pub mod holds;
 pub(crate) mod periods;
 pub mod reason;
+pub mod samples;
 pub(crate) mod series;
 pub mod slices;
 pub(crate) mod stats;

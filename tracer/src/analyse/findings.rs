@@ -1,5 +1,6 @@
 //! Diagnoses: each with its threshold, its evidence and its remedy. Silent where nothing is wrong.
 
+mod cpu;
 mod fd_pool;
 mod fd_shared;
 mod go_proof;
@@ -19,7 +20,7 @@ use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
     model::{
-        FdKind, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time,
+        Cpu, FdKind, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time,
         Verdict,
     },
     units::{count, duration, percent, plain},
@@ -39,6 +40,10 @@ pub struct Facts<'a> {
     pub fds: Option<&'a Fds>,
     /// Time.
     pub time: &'a Time,
+    /// What ran.
+    pub cpu: Option<&'a Cpu>,
+    /// CPUs of the host.
+    pub cpus: u32,
     /// Run queue.
     pub run_queue: Option<&'a RunQueue>,
     /// The cgroup's quota at work.
@@ -76,12 +81,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
             contended(lock, locks, facts, names, &mut found);
         }
     }
-    if let Some(run_queue) = facts.run_queue {
-        if let Some(throttling) = facts.throttling {
-            throttled(throttling, &mut found);
-        }
-        starved(run_queue, facts.time, facts.window_ns, &mut found);
-    }
+    cpu::cpus(facts, names, &mut found);
     found.sort_by(|a, b| {
         b.severity
             .cmp(&a.severity)
@@ -119,13 +119,16 @@ const SURE: f64 = 0.45;
 const HOUR_NS: u64 = 3_600_000_000_000;
 
 fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
-    let mut pooled: BTreeMap<u32, Vec<&FdStack>> = BTreeMap::new();
+    // A pool's connections that leak, and the others of it that may.
+    let mut pooled: BTreeMap<u32, [Vec<&FdStack>; 2]> = BTreeMap::new();
     for row in &fds.by_stack {
-        if row.verdict != Verdict::Leaking || row.confidence < LEAK_CONFIDENCE {
+        let leaks = row.verdict == Verdict::Leaking && row.confidence >= LEAK_CONFIDENCE;
+        let may = row.live > 0 && fd_pool::may_leak(row);
+        if (leaks || may) && fd_pool::is_one(row, names) {
+            pooled.entry(row.pid).or_default()[usize::from(!leaks)].push(row);
             continue;
         }
-        if fd_pool::is_one(row, names) {
-            pooled.entry(row.pid).or_default().push(row);
+        if !leaks {
             continue;
         }
         let innocent = asked::innocent(row, fds, names);
@@ -169,7 +172,8 @@ fn leaks(fds: &Fds, names: &mut Names<'_>, found: &mut Vec<Finding>) {
             lock: None,
         });
     }
-    found.extend(pooled.values().filter_map(|rows| fd_pool::leak(rows, fds, names)));
+    let leaking = pooled.values();
+    found.extend(leaking.filter_map(|[rows, others]| fd_pool::leak(rows, others, fds, names)));
 }
 
 /// Who called it: what opens is often a function that many use.
@@ -467,84 +471,4 @@ const fn remedy(kind: LockKind) -> &'static str {
             "Do less while holding it (no I/O, no allocation), split it by key, or use a reader-writer lock if most only read."
         }
     }
-}
-
-/// Share of the quota's periods that ran out, from which it is felt.
-const THROTTLED: f64 = 0.05;
-/// Periods below which a share says nothing.
-const PERIODS: u64 = 5;
-
-/// The time is summed over CPUs and may exceed the window: the share of periods says how often work had to wait.
-fn throttled(throttling: Throttling, found: &mut Vec<Finding>) {
-    let share = throttling.periods as f64 / throttling.of.max(1) as f64;
-    if throttling.of < PERIODS || share < THROTTLED {
-        return;
-    }
-    found.push(Finding {
-        id: "cpu.throttled".into(),
-        severity: if share >= 0.25 {
-            Severity::High
-        } else {
-            Severity::Medium
-        },
-        confidence: 1.0,
-        title: format!(
-            "the cgroup's CPU quota ran out in {:.0} % of its periods",
-            share * 100.0
-        ),
-        detail: format!(
-            "tasks were held for {} in {} of {} periods; latency comes from waiting for the next one",
-            duration(throttling.ns),
-            throttling.periods,
-            throttling.of
-        ),
-        evidence: evidence(&[
-            ("throttled_ns", json!(throttling.ns)),
-            ("throttled_periods", json!(throttling.periods)),
-            ("periods", json!(throttling.of)),
-        ]),
-        remedy: "Raise the CPU limit, or bound the number of threads to what the quota can run.".into(),
-        stack: None,
-        lock: None,
-    });
-}
-
-/// Share of runnable time among running and runnable from which CPUs are short.
-const STARVED: f64 = 0.3;
-/// Delays shorter than this are the price of starting and waking threads, however many there are.
-const FELT_NS: u64 = 1_000_000;
-
-fn starved(run_queue: &RunQueue, time: &Time, window_ns: u64, found: &mut Vec<Finding>) {
-    let wanted = time.running_ns + time.runnable_ns;
-    let share = time.runnable_ns as f64 / wanted.max(1) as f64;
-    // Less than a tenth of one CPU wanted in all is no shortage that anybody feels.
-    if share < STARVED
-        || wanted < window_ns / 10
-        || run_queue.hist.count < 20
-        || run_queue.hist.p90_ns < FELT_NS
-    {
-        return;
-    }
-    found.push(Finding {
-        id: "cpu.starved".into(),
-        severity: Severity::Medium,
-        confidence: 0.9,
-        title: format!(
-            "threads that want to run wait for a CPU {:.0} % of that time",
-            share * 100.0
-        ),
-        detail: format!(
-            "{} times after losing the CPU, {} times after waking up",
-            count(run_queue.preempted),
-            count(run_queue.woken)
-        ),
-        evidence: evidence(&[
-            ("runnable_ns", json!(time.runnable_ns)),
-            ("running_ns", json!(time.running_ns)),
-            ("p99_ns", json!(run_queue.hist.p99_ns)),
-        ]),
-        remedy: "The CPUs are oversubscribed: fewer threads, fewer neighbours, or more CPUs.".into(),
-        stack: None,
-        lock: None,
-    });
 }

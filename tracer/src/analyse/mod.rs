@@ -2,6 +2,7 @@
 
 pub mod asked;
 pub mod blocked;
+pub mod cpu;
 pub mod deadlocks;
 pub mod findings;
 pub mod gc;

@@ -1,8 +1,8 @@
 //! Ring records to events. Nothing here trusts the length or the kind of a record.
 
 use tracer_ebpf::wire::{
-    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, GoStart, GoWait, Header, Stack, StackClass,
-    Wait, kind,
+    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, GoStart, GoWait, Header, Regs, Sample,
+    Stack, StackClass, Wait, kind,
 };
 
 /// One record of the ring.
@@ -30,12 +30,20 @@ pub enum Event<'a> {
     GoWait(GoWait),
     /// A goroutine was made.
     GoStart(GoStart),
+    /// A thread was running, and the bytes copied from its stack pointer up.
+    Sample(Sample, &'a [u8]),
     /// A thread or process was made.
     Fork(Fork),
     /// A process replaced its program.
     Exec(Exec),
     /// A thread ended.
     Exit(Exit),
+}
+
+/// Whether a record is a sample.
+#[must_use]
+pub fn is_sample(bytes: &[u8]) -> bool {
+    Header::read(bytes).is_some_and(|header| header.kind == kind::SAMPLE)
 }
 
 /// `None` when the record is of an unknown kind or too short for its kind: counted by the caller, never guessed at.
@@ -52,6 +60,7 @@ pub fn decode(bytes: &[u8]) -> Option<Event<'_>> {
         kind::FD_URING => Event::FdUring(FdUring::read(bytes)?),
         kind::GO_WAIT => Event::GoWait(GoWait::read(bytes)?),
         kind::GO_START => Event::GoStart(GoStart::read(bytes)?),
+        kind::SAMPLE => sample(bytes)?,
         kind::FORK => Event::Fork(Fork::read(bytes)?),
         kind::EXEC => Event::Exec(Exec::read(bytes)?),
         kind::EXIT => Event::Exit(Exit::read(bytes)?),
@@ -62,11 +71,25 @@ pub fn decode(bytes: &[u8]) -> Option<Event<'_>> {
 fn stack(bytes: &[u8], class: u16) -> Option<Event<'_>> {
     let record = Stack::read(bytes)?;
     let class = StackClass::from_wire(class)?;
-    let copied = bytes.get(Stack::SIZE..)?;
-    let len = (record.regs.stack_len as usize)
-        .min(class.bytes())
-        .min(copied.len());
-    Some(Event::Stack(record, &copied[..len]))
+    Some(Event::Stack(
+        record,
+        copied(&record.regs, bytes.get(Stack::SIZE..)?, class),
+    ))
+}
+
+fn sample(bytes: &[u8]) -> Option<Event<'_>> {
+    let record = Sample::read(bytes)?;
+    let rest = bytes.get(Sample::SIZE..)?;
+    Some(Event::Sample(
+        record,
+        copied(&record.regs, rest, StackClass::Large),
+    ))
+}
+
+/// Of the bytes after a record those that were copied.
+fn copied<'a>(regs: &Regs, rest: &'a [u8], class: StackClass) -> &'a [u8] {
+    let len = (regs.stack_len as usize).min(class.bytes()).min(rest.len());
+    &rest[..len]
 }
 
 #[cfg(test)]
@@ -77,12 +100,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096), kind in 0u16..14) {
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096), kind in 0u16..15) {
             let mut bytes = bytes;
             if bytes.len() >= 2 {
                 bytes[..2].copy_from_slice(&kind.to_le_bytes());
             }
-            if let Some(Event::Stack(_, copied)) = decode(&bytes) {
+            if let Some(Event::Stack(_, copied) | Event::Sample(_, copied)) = decode(&bytes) {
                 prop_assert!(copied.len() <= StackClass::Large.bytes());
             }
         }

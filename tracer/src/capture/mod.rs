@@ -24,14 +24,18 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap},
-    programs::{BtfTracePoint, Iter, ProgramError, ProgramInfo, TracePoint},
+    programs::{
+        BtfTracePoint, Iter, PerfEvent, ProgramError, ProgramInfo, TracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::online_cpus,
 };
 use aya_log::EbpfLogger;
 use tracer_ebpf::{
     go_pool::{self, Counts},
     go_wait::{self, Layout, Pending},
     memo::{Key, Ways},
-    wire::{Control, GoLayout, StackClass, StackPlace, TaskSnapshot, counter},
+    wire::{Control, GoLayout, Neighbour, StackClass, StackPlace, TaskSnapshot, counter},
 };
 
 use self::{
@@ -63,6 +67,10 @@ const GO_PROGRAMS: u32 = 1024;
 const GO_ASKED: u32 = 4096;
 /// Characters kept of why a hook could not be attached.
 const REASON_MAX: usize = 512;
+/// Processes beside the targets that are told, as many as the kernel's map holds.
+const NEIGHBOURS_MAX: usize = 1024;
+/// Ticks of each CPU's clock in a second that are looked at: no divisor of what programs do in round numbers.
+pub const TICKS_HZ: u32 = 49;
 /// What a hit of a probe in a program costs there, where none was sampled (`docs/probes.md`).
 pub const PROBE_NS: f64 = 1_200.0;
 
@@ -116,6 +124,7 @@ pub struct Capture {
     go_programs: HashMap<MapData, u32, Wire<Layout>>,
     go_waits: HashMap<MapData, Wire<go_wait::Key>, Wire<Pending>>,
     go_pools: GoPools,
+    neighbours: HashMap<MapData, u32, Wire<Neighbour>>,
 }
 
 /// A type of the wire in a map: aya wants its marker trait on a type of ours.
@@ -141,6 +150,8 @@ unsafe impl aya::Pod for Wire<Pending> {}
 unsafe impl aya::Pod for Wire<go_pool::Pending> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Wire<Counts> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<Neighbour> {}
 
 impl Capture {
     /// Loads and attaches everything in the plan. Must be called while the process has one thread.
@@ -191,6 +202,7 @@ impl Capture {
         let go_programs = HashMap::try_from(take("GO_PROGRAMS")?)?;
         let go_waits = HashMap::try_from(take("GO_WAITS")?)?;
         let go_pools = GoPools::new(take("GO_POOL_WAITS")?, take("GO_POOLS")?)?;
+        let neighbours = HashMap::try_from(take("NEIGHBOURS")?)?;
         for &tgid in &request.targets {
             targets
                 .insert(tgid, 0, 0)
@@ -253,6 +265,7 @@ impl Capture {
             go_programs,
             go_waits,
             go_pools,
+            neighbours,
         })
     }
 
@@ -271,6 +284,31 @@ impl Capture {
             logger.flush();
         }
         count
+    }
+
+    /// Whether samples are taken of what runs.
+    #[must_use]
+    pub fn samples_cpus(&self) -> bool {
+        self.attached.iter().any(|step| step.hook == Hook::CpuClock)
+    }
+
+    /// Processes that are no targets and ran at ticks, since they were last forgotten.
+    #[must_use]
+    pub fn neighbours(&self) -> Vec<(u32, Neighbour)> {
+        self.neighbours
+            .iter()
+            .take(NEIGHBOURS_MAX)
+            .filter_map(Result::ok)
+            .map(|(tgid, neighbour)| (tgid, neighbour.0))
+            .collect()
+    }
+
+    /// Begins to count their ticks anew.
+    pub fn forget_neighbours(&mut self) {
+        for (tgid, _) in self.neighbours() {
+            // Absent when it made room for another one meanwhile.
+            let _ = self.neighbours.remove(&tgid);
+        }
     }
 
     /// Where every thread of the targets is now.
@@ -390,7 +428,7 @@ impl Capture {
         let sampled = self
             .sampler
             .sampled(monotonic_ns(), &all_stats(&self.ebpf, &programs))?;
-        of_group(&programs, &sampled, group).hit_ns()
+        of_group(&programs, &sampled, group).hit_ns(PROBE_NS)
     }
 
     /// Detaches from a Go program.
@@ -475,7 +513,9 @@ impl Capture {
             .sampler
             .sampled(monotonic_ns(), &all_stats(&self.ebpf, &programs))?;
         let in_programs = GROUPS.into_iter().map(|group| {
-            let hit_ns = of_group(&programs, &sampled, group).hit_ns().unwrap_or(PROBE_NS);
+            let hit_ns = of_group(&programs, &sampled, group)
+                .hit_ns(PROBE_NS)
+                .unwrap_or(PROBE_NS);
             self.hits(group).unwrap_or_default() as f64 * hit_ns
         });
         Some(KernelTime {
@@ -665,6 +705,20 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
         Hook::Iter => {
             let program: &mut Iter = program.try_into()?;
             program.load("task", btf)?;
+        }
+        Hook::CpuClock => {
+            let program: &mut PerfEvent = program.try_into()?;
+            program.load()?;
+            say_size(step.program, program.info());
+            let cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+            for cpu in cpus {
+                program.attach(
+                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    SamplePolicy::Frequency(u64::from(TICKS_HZ)),
+                    false,
+                )?;
+            }
         }
         Hook::Uprobe(_) => return Err(anyhow!("attached to processes, not to the kernel")),
     }

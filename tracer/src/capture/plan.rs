@@ -17,7 +17,7 @@ pub struct Collectors {
     pub locks: bool,
     /// Descriptors.
     pub fds: bool,
-    /// Run-queue delays of preempted threads.
+    /// Run-queue delays of preempted threads, and what runs.
     pub sched: bool,
     /// Sleeps other than futex waits.
     pub io: bool,
@@ -69,6 +69,8 @@ pub enum Hook {
     Iter,
     /// In a program, at the beginning of this function.
     Uprobe(&'static str),
+    /// Each CPU's clock.
+    CpuClock,
 }
 
 impl Hook {
@@ -80,6 +82,7 @@ impl Hook {
             Self::Tracepoint(..) => "tracepoint",
             Self::Iter => "iter",
             Self::Uprobe(_) => "uprobe",
+            Self::CpuClock => "perf",
         }
     }
 
@@ -89,6 +92,7 @@ impl Hook {
         match self {
             Self::TpBtf(name) | Self::Tracepoint(_, name) | Self::Uprobe(name) => name,
             Self::Iter => "task",
+            Self::CpuClock => "cpu-clock",
         }
     }
 
@@ -97,7 +101,7 @@ impl Hook {
     pub fn btf_type(self) -> Option<(Kind, Cow<'static, str>)> {
         match self {
             Self::TpBtf(name) => Some((Kind::Typedef, format!("btf_trace_{name}").into())),
-            Self::Tracepoint(..) | Self::Uprobe(_) => None,
+            Self::Tracepoint(..) | Self::Uprobe(_) | Self::CpuClock => None,
             Self::Iter => Some((Kind::Func, "bpf_iter_task".into())),
         }
     }
@@ -137,6 +141,9 @@ pub fn plan(collectors: Collectors) -> Vec<Step> {
         required("sched_waking", Hook::TpBtf("sched_waking")),
         required("sched_switch", Hook::TpBtf("sched_switch")),
     ];
+    if collectors.sched {
+        steps.push(optional("cpu_tick", Hook::CpuClock));
+    }
     if collectors.fds {
         // Deaths first: a death without its birth is harmless, a birth without its death is a false leak.
         steps.push(required(

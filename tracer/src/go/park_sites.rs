@@ -94,6 +94,7 @@ impl ParkSites {
             goid: 0,
             sudog_g: 0,
             on_check: site.on_check,
+            all: true,
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Sites {
     pub ready: Site,
     /// `sync.runtime_notifyListWait`: `rax` has the list's address. Programs without condition variables have none.
     pub notify_wait: Option<Site>,
+    /// Waits for condition variables are told.
+    pub conditions: bool,
     /// Offset of the number in `runtime.g`.
     goid: u16,
     /// Offset of the goroutine in `runtime.sudog`.
@@ -63,6 +65,7 @@ impl Sites {
             } else {
                 None
             },
+            conditions: true,
             goid: offset("runtime.g", "goid")?,
             sudog_g: offset("runtime.sudog", "g")?,
         })
@@ -75,6 +78,7 @@ impl Sites {
             goid: self.goid,
             sudog_g: self.sudog_g,
             on_check: site.on_check,
+            all: self.conditions,
         }
     }
 }

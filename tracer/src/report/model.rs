@@ -74,6 +74,9 @@ document! {
         pub blocked: Option<Vec<Blocked>>,
         /// Where the time of the targets' threads went.
         pub time: Option<Time>,
+        /// What ran on the CPUs. Absent when `--only` leaves sched out; null when the kernel does not let its clocks be looked at.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub cpu: Option<Cpu>,
         /// Time spent runnable without a CPU. Absent when `--only` leaves sched out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub run_queue: Option<RunQueue>,
@@ -213,6 +216,9 @@ document! {
         pub unknown_record: u64,
         /// Times that a thread got a CPU unannounced; made up for from its time on that CPU, so nothing is missing.
         pub switch_unseen: u64,
+        /// Samples of what runs that found no room in the ring: fewer samples, and nothing else.
+        #[serde(default)]
+        pub samples: u64,
         /// Why functions and locks have no names, when the process that looks them up did not end well.
         #[serde(default)]
         pub names: Option<String>,
@@ -493,6 +499,46 @@ document! {
         pub runnable_ns: u64,
         /// Asleep, by reason.
         pub blocked_ns: BTreeMap<Reason, u64>,
+    }
+
+    /// What ran at the ticks of the CPUs' clocks.
+    pub struct Cpu {
+        /// Ticks of each CPU in a second.
+        pub hz: u32,
+        /// Ticks that found one of the targets' threads running.
+        pub samples: u64,
+        /// How many of them were looked at: on many CPUs one of several, at random.
+        pub taken: u64,
+        /// By stack, most samples first: stacks are equal whose functions are.
+        pub by_stack: Vec<CpuStack>,
+        /// Other processes of the host, by CPU time, bounded.
+        pub others: Vec<CpuOther>,
+    }
+
+    /// Ticks of one stack.
+    pub struct CpuStack {
+        /// Process.
+        pub pid: u32,
+        /// One of the stacks with these functions; null for all that are not listed, or were not taken.
+        pub stack: Option<StackKey>,
+        /// Ticks.
+        pub samples: u64,
+        /// Of all samples.
+        pub share: f64,
+        /// Ticks in the kernel: in system calls, faults and interrupts.
+        pub in_kernel: u64,
+        /// Ticks that burnt the CPU to wait: in `sched_yield`, or in a function that spins.
+        pub spinning: u64,
+    }
+
+    /// Another process.
+    pub struct CpuOther {
+        /// Process.
+        pub pid: u32,
+        /// Name of one of its threads.
+        pub comm: String,
+        /// Time on CPUs, by ticks.
+        pub cpu_ns: u64,
     }
 
     /// Time spent runnable without a CPU.

@@ -6,13 +6,13 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    AskedBy, Blocked, Certainty, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind, FdShared, FdStack, Fds,
-    Finding, Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool,
-    GoPoolStack, GoPoolUse, GoPoolUses, GoPoolWait, GoProfiles, GoProof, GoProved, GoSnapshots, GoStack,
-    GoWait, GoWaitsOn, GoWritten, Hist, Holder, Host, Lock, LockKind, Losses, Memory, MemoryStack,
-    OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity,
-    Slices, StackFrame, StackKey, StacksHad, Step, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow,
-    WakerRow, Window,
+    AskedBy, Blocked, Certainty, Cpu, CpuOther, CpuStack, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind,
+    FdShared, FdStack, Fds, Finding, Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject,
+    GoOutcome, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoPoolUses, GoPoolWait, GoProfiles, GoProof, GoProved,
+    GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten, Hist, Holder, Host, Lock, LockKind, Losses, Memory,
+    MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA,
+    Severity, Slices, StackFrame, StackKey, StacksHad, Step, Target, ThreadTime, Time, Verdict, Waiter,
+    WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -224,6 +224,37 @@ fn profiles() -> GoProfiles {
     }
 }
 
+fn cpu() -> Cpu {
+    Cpu {
+        hz: 49,
+        samples: 970,
+        taken: 970,
+        by_stack: vec![
+            CpuStack {
+                pid: 4242,
+                stack: Some("1".into()),
+                samples: 610,
+                share: 0.629,
+                in_kernel: 12,
+                spinning: 0,
+            },
+            CpuStack {
+                pid: 4242,
+                stack: None,
+                samples: 360,
+                share: 0.371,
+                in_kernel: 0,
+                spinning: 0,
+            },
+        ],
+        others: vec![CpuOther {
+            pid: 77,
+            comm: "backup".to_owned(),
+            cpu_ns: 5_100 * MS,
+        }],
+    }
+}
+
 fn proof() -> GoProof {
     GoProof {
         searches: 1,
@@ -379,6 +410,7 @@ fn base() -> Report {
             user_fault: 0,
             unknown_record: 0,
             switch_unseen: 0,
+            samples: 0,
             names: None,
             stack_failed_by: BTreeMap::new(),
             complete: true,
@@ -410,6 +442,7 @@ fn base() -> Report {
         locks: Some(Vec::new()),
         blocked: Some(Vec::new()),
         time: None,
+        cpu: None,
         run_queue: Some(RunQueue {
             hist: times(2000, 3, 90),
             by_thread: vec![RunQueueThread {
@@ -550,6 +583,7 @@ pub(crate) fn contended() -> Report {
             ..thread(0, "", 1100, 35, &[(Reason::Futex, 98_000), (Reason::FileIo, 865)])
         },
     ]));
+    report.cpu = Some(cpu());
     report.locks = Some(contended_locks());
     report.blocked = Some(vec![
         Blocked {
@@ -862,6 +896,8 @@ pub(crate) fn cpu_bound() -> Report {
     let spin = |tid, running, runnable| thread(tid, "render", running, runnable, &[(Reason::Futex, 10)]);
     report.targets[0].comm = "render".to_owned();
     report.targets[0].threads = 4;
+    report.stacks = contended_stacks();
+    report.cpu = Some(cpu());
     report.time = Some(total(vec![
         spin(4243, 9900, 90),
         spin(4244, 9890, 100),
@@ -883,6 +919,7 @@ pub(crate) fn idle() -> Report {
     report.findings.clear();
     report.deadlocks.clear();
     report.memory = None;
+    report.cpu = None;
     report.go = None;
     report.targets[0].threads = 8;
     report.locks = Some(contended_locks().split_off(2));

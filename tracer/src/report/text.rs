@@ -1,6 +1,7 @@
 //! The report for a person: first one screen that answers, then the details.
 
 mod blocked;
+mod cpu;
 mod diff;
 mod escape;
 mod fds;
@@ -56,6 +57,7 @@ pub fn render(report: &Report, options: &TextOptions) -> String {
         view.blocked_details(),
         view.waiting_details(),
         view.thread_details(),
+        view.cpu_details(),
         view.memory_details(),
         view.loss_details(),
         view.probe_details(),

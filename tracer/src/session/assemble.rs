@@ -18,9 +18,9 @@ use crate::{
         fds::{FdTable, ReportInput},
         go_starts::GoStarts,
     },
-    analyse::{self, Window, blocked, deadlocks, findings, hints, locks, names::Names, time, waiting},
+    analyse::{self, Window, blocked, cpu, deadlocks, findings, hints, locks, names::Names, time, waiting},
     capture::{
-        Capture,
+        Capture, TICKS_HZ,
         stats::{KernelTime, scaled},
         uprobes::Group,
     },
@@ -165,6 +165,7 @@ impl Tracing {
             user_fault: at(counter::USER_FAULT),
             unknown_record: self.pipeline.unknown_records(),
             switch_unseen: at(counter::SWITCH_UNSEEN),
+            samples: at(counter::SAMPLE_RING_FULL),
             names: None,
             stack_failed_by: failures
                 .into_iter()
@@ -305,6 +306,11 @@ impl Tracing {
                 &window,
             )
         });
+        let ticks = capture.as_ref().filter(|capture| capture.samples_cpus());
+        let cpu = ticks.map(|capture| {
+            let neighbours = capture.neighbours();
+            cpu::cpu(&pipeline.samples, (TICKS_HZ, &neighbours), &mut names)
+        });
         let fds = options.collectors.fds.then(|| {
             let starts = &pipeline.go_starts;
             fds(
@@ -348,6 +354,7 @@ impl Tracing {
                 losses.folded += analyse::go_parks::exact(go, waits, reasons, whole_ns, &mut names);
             }
         }
+        let host = host::host();
         let findings = findings::findings(
             &findings::Facts {
                 locks: found_locks.as_ref(),
@@ -356,6 +363,8 @@ impl Tracing {
                 starts: &pipeline.go_starts,
                 fds: fds.as_ref(),
                 time: &time,
+                cpu: cpu.as_ref(),
+                cpus: host.cpus,
                 run_queue: run_queue.as_ref(),
                 throttling: snapshot::throttled(edge, after),
                 losses: &losses,
@@ -382,7 +391,7 @@ impl Tracing {
             ctrace: model::Ctrace {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             },
-            host: host::host(),
+            host,
             window: model::Window {
                 started_at: rfc3339(self.started_at).unwrap_or_default(),
                 duration_ns: window.ns(),
@@ -399,6 +408,7 @@ impl Tracing {
             locks: found_locks.map(|locks| locks.locks),
             blocked: blocked.map(|(blocked, _)| blocked),
             time: Some(time),
+            cpu,
             run_queue,
             waiting_now,
             fds,
@@ -482,6 +492,7 @@ fn since(now: &Losses, before: &Losses) -> Losses {
         user_fault: now.user_fault.saturating_sub(before.user_fault),
         unknown_record: now.unknown_record.saturating_sub(before.unknown_record),
         switch_unseen: now.switch_unseen.saturating_sub(before.switch_unseen),
+        samples: now.samples.saturating_sub(before.samples),
         names: None,
         stack_failed_by: now
             .stack_failed_by

@@ -46,6 +46,7 @@ impl Setting {
             window_ns,
             go_locks_ns: u64::MAX,
             go_parks_ns: u64::MAX,
+            ticks_mask: 0,
         }
     }
 }

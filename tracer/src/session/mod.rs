@@ -14,6 +14,7 @@ pub mod output;
 pub mod pipeline;
 mod probing;
 mod programs;
+pub mod sampling;
 pub mod snapshot;
 pub mod tracing;
 mod uprobes;

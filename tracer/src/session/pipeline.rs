@@ -19,6 +19,7 @@ use crate::{
         go_starts::GoStarts,
         holds::{self, Holds},
         reason::{INTERRUPTIBLE, reason},
+        samples::Samples,
         threads::Threads,
         waits::Waits,
     },
@@ -63,6 +64,9 @@ pub struct Pipeline {
     pub go_locks: GoLocks,
     /// Who made which goroutine.
     pub go_starts: GoStarts,
+    /// What ran.
+    pub samples: Samples,
+
     /// Threads.
     pub threads: Threads,
     /// Descriptor tables by process; empty when descriptors are not collected.
@@ -103,6 +107,7 @@ impl Pipeline {
             holds: Holds::default(),
             go_locks: GoLocks::default(),
             go_starts: GoStarts::default(),
+            samples: Samples::default(),
             threads: Threads::default(),
             fds: FxHashMap::default(),
             realtime_offset_ns,
@@ -174,6 +179,10 @@ impl Pipeline {
                 let stack = self.stack(record.stack, record.header.tgid, record.asked_ns);
                 self.note_go(Group::Starts, &[record.stack]);
                 self.go_starts.on_start(&record, stack);
+            }
+            Event::Sample(record, copied) => {
+                let stack = self.stacks.unwind_once(record.header.tgid, &record.regs, copied);
+                self.samples.on_sample(&record, stack);
             }
             Event::Fork(record) => {
                 if self.follow && record.child_tgid != record.header.tgid {
@@ -255,7 +264,7 @@ impl Pipeline {
                 from_ns: record.out_ns,
                 woken_ns: record.wake_ns,
                 on_ns: record.header.ts_ns,
-                released_by: handed_over.then(|| (record.waker_tid, waker_stack)),
+                released_by: handed_over.then_some((record.waker_tid, waker_stack)),
             });
         }
         let sleep = holds::Sleep {
@@ -435,6 +444,7 @@ impl Pipeline {
         self.waits.reset(now_ns);
         self.holds.reset(now_ns);
         self.go_locks.reset(now_ns);
+        self.samples.reset();
         self.threads.reset(now_ns);
     }
 }

@@ -176,8 +176,8 @@ impl Tracing {
     /// What holds at present, for the probes.
     pub(super) fn control(&self) -> Control {
         let setting = self.budget.setting();
-        self.probing
-            .mark(setting.control(super::tracing::shadow_mask(&self.options), self.edge.ns))
+        let control = setting.control(super::tracing::shadow_mask(&self.options), self.edge.ns);
+        self.sampling.mark(self.probing.mark(control))
     }
 
     /// Tells the probes what holds at present.

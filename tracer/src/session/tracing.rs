@@ -19,13 +19,14 @@ use super::{
     pipeline::{Notice, Pipeline},
     probing::Probing,
     programs::{Found, Programs},
+    sampling::Sampling,
     snapshot::Edge,
     uprobes::GoPrograms,
 };
 use crate::{
     aggregate::fds::FdTable,
     analyse::Window,
-    capture::{Capture, Request},
+    capture::{Capture, Request, decode, plan::Hook},
     cli::{options::Options, targets::Held},
     proc::{fd, host, target},
     report::model::{Losses, Report, StacksHad, Target},
@@ -67,6 +68,9 @@ pub struct Tracing {
     pub(super) unseen_kinds: Vec<String>,
     pub(super) budget: Budget,
     pub(super) probing: Probing,
+    pub(super) sampling: Sampling,
+    /// Samples of this window that were counted, for how many there are to be.
+    counted: u64,
     /// Go programs to be looked at.
     programs: Programs,
     /// Those that are read.
@@ -190,6 +194,8 @@ impl Tracing {
             unseen_kinds,
             budget,
             probing,
+            sampling: Sampling::new(host::monotonic_ns()),
+            counted: 0,
             go: GoTargets::default(),
             go_write,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
@@ -223,9 +229,14 @@ impl Tracing {
                 break;
             }
             // There are more: taking them all can last, and what makes them may have to be shed.
-            if let Err(error) = self.hold_probes() {
-                log::warn!("the cost of probes in programs is not held: {error:#}");
-            }
+            self.hold();
+        }
+    }
+
+    /// [`Tracing::hold_probes`], where nobody can be told that it failed.
+    fn hold(&mut self) {
+        if let Err(error) = self.hold_probes() {
+            log::warn!("the cost of probes in programs is not held: {error:#}");
         }
     }
 
@@ -235,10 +246,14 @@ impl Tracing {
             return false;
         };
         let cpu = host::own_cpu();
+        // What samples cost is not to be shared among all records: each is unwound anew.
+        let mut sampled = std::time::Duration::ZERO;
         self.hearing.hear(&mut self.pipeline.stacks);
         let taken = capture.drain(BATCH, |record| {
             self.hearing.before(record, &mut self.pipeline.stacks);
+            let from = decode::is_sample(record).then(host::own_cpu);
             self.pipeline.on_record(record);
+            sampled += from.map_or_else(Default::default, |from| host::own_cpu().saturating_sub(from));
         });
         for (place, class) in self.pipeline.take_classes() {
             capture.set_stack_class(place, class);
@@ -246,15 +261,13 @@ impl Tracing {
         for order in self.pipeline.stacks.take_orders() {
             capture.obey(order);
         }
-        self.probing.drained += host::own_cpu().saturating_sub(cpu);
+        self.probing.drained += host::own_cpu().saturating_sub(cpu).saturating_sub(sampled);
         taken == BATCH
     }
 
     /// In the midst of work that takes long: nothing is lost, and no probe costs more than it may meanwhile.
     fn meanwhile(&mut self) {
-        if let Err(error) = self.hold_probes() {
-            log::warn!("the cost of probes in programs is not held: {error:#}");
-        }
+        self.hold();
         self.drain_records();
     }
 
@@ -358,6 +371,7 @@ impl Tracing {
         for table in self.pipeline.fds.values_mut() {
             table.snapshot(now);
         }
+        self.thin(now);
         self.go.sample();
         self.go_write.sample(&self.go);
         let ended: Vec<bool> = self
@@ -398,6 +412,17 @@ impl Tracing {
             } else if let Ok(stat) = target::Stat::of(traced.held.pid) {
                 traced.described.threads = stat.threads;
             }
+        }
+    }
+
+    /// Has as many of the CPUs' ticks recorded as are needed.
+    fn thin(&mut self, now_ns: u64) {
+        let records = self.pipeline.samples.records();
+        let fresh = records.saturating_sub(std::mem::replace(&mut self.counted, records));
+        if self.sampling.counted(fresh, now_ns)
+            && let Err(error) = self.set_control()
+        {
+            log::warn!("the probes are not told how many ticks to record: {error:#}");
         }
     }
 
@@ -568,6 +593,10 @@ impl Tracing {
         let assembly = self.assemble(&snapshots, &after, window, losses, &had_here);
         if !last {
             self.pipeline.reset(after.ns);
+            self.counted = 0;
+            if let Some(capture) = &mut self.capture {
+                capture.forget_neighbours();
+            }
             self.lost_before = lost;
             self.had_before = had;
             self.edge = after;
@@ -578,7 +607,7 @@ impl Tracing {
         }
         let report = assembly.finish(|| {
             if !last {
-                self.meanwhile();
+                self.hold();
                 self.drain();
             }
         });
@@ -648,6 +677,7 @@ fn unseen_kinds(capture: &Capture, options: &Options) -> Vec<String> {
         capture
             .unattached()
             .iter()
+            .filter(|(step, _)| matches!(step.hook, Hook::Tracepoint(..)))
             .map(|(step, _)| step.hook.name().trim_start_matches("sys_exit_").to_owned()),
     );
     kinds

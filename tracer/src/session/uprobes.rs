@@ -71,7 +71,9 @@ impl GoPrograms {
         program: &Program,
     ) -> Result<bool> {
         let memory = Live::new(pid);
-        let locks = Sites::find(&memory, program)?;
+        let mut locks = Sites::find(&memory, program)?;
+        // `net/http` waits for one at each request, and nobody but itself for it.
+        locks.conditions = duties.is_all_wanted() || duties.parks.is_some();
         let layout = LockLayout::find(&memory, program);
         log::debug!("process {pid}: {layout:?}");
         let parks = duties.parks.as_ref().map(|_| ParkSites::find(&memory, program));

@@ -219,6 +219,12 @@ impl Stacks {
         }
     }
 
+    /// As [`Stacks::unwind`], of a stack that will hardly come again: its place may be any instruction. It is no loss if its end is missing.
+    pub fn unwind_once(&mut self, tgid: u32, regs: &Regs, bytes: &[u8]) -> StackId {
+        let mut memory = walk::copied(regs, bytes);
+        self.walk(tgid, regs, &mut memory).0
+    }
+
     /// The stack that a memo stands for in a process at a time.
     pub fn recognised(&mut self, memo: u64, tgid: u32, ts_ns: u64) -> StackId {
         let id = self.meaning(memo, tgid, ts_ns);

@@ -74,9 +74,19 @@ impl View<'_> {
         (lines, findings)
     }
 
-    /// The lines below the tables, with so many causes of loss; `go`: with one on goroutines.
+    /// The lines below the tables, with so many causes of loss; `go`: with those on goroutines and on what computes.
     fn tail(&self, causes: usize, go: bool) -> Vec<String> {
         let mut lines = if go { self.go_line() } else { Vec::new() };
+        let window = self.report.window.duration_ns;
+        if go
+            && self
+                .report
+                .time
+                .as_ref()
+                .is_some_and(|spent| cpu_verdict(spent, window).is_some())
+        {
+            lines.extend(self.cpu_line());
+        }
         lines.extend(self.run_queue_line());
         lines.extend(self.hint_line());
         lines.extend(self.loss_lines(causes));

@@ -183,6 +183,7 @@ fn cpu_bound() {
 
     Descriptors: 31 → 31 open, 0 opened, 0 closed, limit 1,024; no leak suspects
 
+    On CPU     63 % cache_get
     Run queue  p50 46.0 us, p99 89.0 us, max 89.0 us; throttled 1.31 s in 17 periods; 1,900 preempted
     Losses     complete: nothing lost
     Own cost   0.85 % of one CPU (probes 24.0 ms, user space 61.0 ms), 30.6 MB; 38.2 MB for the report
@@ -193,6 +194,11 @@ fn cpu_bound() {
       render (4245)  9.87 s     99 %     1.2 %    0.1 %  futex 10.0 ms
       render (4246)  8.99 s     90 %      10 %    0.1 %  futex 10.0 ms
       the hypervisor took 12.0 ms from this host's CPUs
+
+    On CPU                        samples  share  in kernel
+      cache_get ← plugin.so+0x34      610   63 %      2.0 %
+      … 1 more stack in the JSON
+      other processes on this host: backup (pid 77) 5.10 s
 
     -v adds whole stacks, distributions, run queues and probes; the JSON has every row.
     ");
@@ -514,6 +520,18 @@ fn hostile_names() {
 
     Run queue by thread       delays    total      p50           p99 (95 %)      max
       worker-3\x1…\\é (4250)     700  32.2 ms  46.0 us  89.0 us (88.1–89.0)  89.0 us
+
+    On CPU                                                 samples  share  in kernel
+      cache_get\x1b[2J\x1b…fd}\u{200b}\x09"\\é ← …             610   63 %      2.0 %
+      63 %:
+        __futex_abstimed_…\u{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
+        __lll_lock_wait\x…\u{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
+        pthread_mutex_loc…\u{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
+        std::mute…}\x09"\\é  /usr/include/c++/13/…fd}\u{200b}\x09"\\é:113  (inlined)
+        cache_get\x1b[2…u{200b}\x09"\\é  src/cache.cc\x1b[2J\…fd}\u{200b}\x09"\\é:41
+        plugin.so\x1b[2J\x1b]0;owned\x07\x0d\…{9b}31m\u{fffd}\u{200b}\x09"\\é+0x34
+      … 1 more stack in the JSON
+      other processes on this host: backup\x…x09"\\é (pid 77) 5.10 s
 
     Memory: 210 MB → 214 MB resident, +400 kB/s
       by stack                                                 faulted in     growth
