@@ -71,6 +71,8 @@ mod stories_leak;
 mod stories_lock;
 #[path = "kernel/stories_pool.rs"]
 mod stories_pool;
+#[path = "kernel/stories_threads.rs"]
+mod stories_threads;
 #[path = "kernel/storm.rs"]
 mod storm;
 mod support;

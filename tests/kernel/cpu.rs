@@ -93,7 +93,7 @@ fn a_thread_that_never_waits_is_named() {
     let found = report.findings.iter().find(|finding| finding.id == "cpu.bound");
     let found = found.unwrap_or_else(|| panic!("{:#?}", report.time));
     println!("{}\n{}", found.title, found.detail);
-    assert_eq!(found.severity, Severity::Low);
+    assert_eq!(found.severity, Severity::Info);
     assert!(found.title.starts_with("price_one is what runs"), "{found:#?}");
     assert!(found.detail.contains("in log_one"), "{found:#?}");
     assert!(!report.findings.iter().any(|finding| finding.id == "cpu.spin"));
@@ -144,7 +144,8 @@ fn time_in_the_kernel_is_told() {
 fn who_spins_is_told_and_who_sleeps_is_not() {
     let Some(_turn) = can_trace() else { return };
     for (mode, guilty) in [("spin", "take_turn"), ("yield", "give_way")] {
-        let Some((report, _)) = traced(&[mode, "2", "4000"]) else {
+        // With more of them than CPUs, giving way gives to another one that does.
+        let Some((report, _)) = traced(&[mode, "4", "4000"]) else {
             return;
         };
         let found = report.findings.iter().find(|finding| finding.id == "cpu.spin");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tracer::report::model::{Certainty, Deadlock, Finding, Lock, Report, Severity};
 
+use super::support::findings::of_program;
 use super::support::stacks::stack_contains;
 use super::support::workload::Truth;
 use super::support::{Ctrace, Workload, can_trace};
@@ -46,12 +47,6 @@ fn the_cycle<'a>(report: &'a Report, truth: &Truth, threads: u64) -> &'a Deadloc
         assert_eq!(next.holds.as_deref(), Some(link.waits_for.as_str()));
     }
     deadlock
-}
-
-/// What is said of the program: not that the machine is busy, which in a test is the truth.
-fn of_program(report: &Report) -> impl Iterator<Item = &Finding> {
-    let machine = |finding: &&Finding| !finding.id.starts_with("cpu.");
-    report.findings.iter().filter(machine)
 }
 
 fn first(report: &Report) -> &Finding {

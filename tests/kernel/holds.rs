@@ -2,6 +2,7 @@
 
 use tracer::report::model::{Lock, Reason, Report};
 
+use super::support::findings::of_program;
 use super::support::stacks::stack_contains;
 use super::support::workload::Truth;
 use super::support::{Ctrace, Workload, can_trace};
@@ -72,8 +73,7 @@ fn holds_and_what_is_done_in_them() {
     println!("asleep in load_page {share:.3}, by the program {wanted:.3}");
     assert!((share - wanted).abs() < 0.1, "{share} against {wanted}");
 
-    let mut findings = report.findings.iter();
-    let finding = findings.find(|finding| !finding.id.starts_with("cpu.")).unwrap();
+    let finding = of_program(&report).next().unwrap();
     assert_eq!(finding.id, "lock.contended");
     for word in ["taken at least", "past the knee", "of it asleep in "] {
         assert!(finding.detail.contains(word), "{word}: {}", finding.detail);

@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 use tracer::report::model::{Finding, Report, Severity, Verdict};
 
+use super::support::findings::of_program;
 use super::support::workload::Truth;
 use super::support::{Ctrace, can_trace, go, go_workload, until};
 
@@ -26,10 +27,9 @@ fn traced(
     Some((report, truth))
 }
 
-/// What is said of the program: not that the machine is busy, which in a test is the truth.
-fn of_program(report: &Report) -> Vec<&Finding> {
-    let machine = |finding: &&Finding| !finding.id.starts_with("cpu.");
-    let found: Vec<&Finding> = report.findings.iter().filter(machine).collect();
+/// What is said of the program, in the order of the report.
+fn told(report: &Report) -> Vec<&Finding> {
+    let found: Vec<&Finding> = of_program(report).collect();
     for finding in &found {
         println!("{:?} {}; {}", finding.severity, finding.title, finding.detail);
     }
@@ -37,7 +37,7 @@ fn of_program(report: &Report) -> Vec<&Finding> {
 }
 
 fn assert_silent(report: &Report) {
-    let mut found = of_program(report);
+    let mut found = told(report);
     found.retain(|finding| finding.severity >= Severity::Medium);
     assert!(found.is_empty(), "{found:#?}");
 }
@@ -53,7 +53,7 @@ fn story_2_the_pool_that_drained() {
             continue;
         };
         println!("Go {version}: {truth:?}");
-        let found = of_program(&report);
+        let found = told(&report);
         let first = found.first().unwrap();
         assert_eq!(first.id, "fd.leak", "{first:#?}");
         assert!(first.severity >= Severity::Medium, "{first:#?}");
@@ -105,7 +105,7 @@ fn story_5_the_body_never_closed() {
             continue;
         };
         println!("Go {version}: {truth:?}");
-        let found = of_program(&report);
+        let found = told(&report);
         let first = found.first().unwrap();
         assert!(["fd.leak", "go.leak"].contains(&first.id.as_str()), "{first:#?}");
         let sockets = found.iter().find(|finding| finding.id == "fd.leak").unwrap();

@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 use tracer::report::model::{Finding, Report, Severity};
 
+use super::support::findings::of_program;
 use super::support::stacks::show;
 use super::support::{Ctrace, Workload, can_trace, go, go_workload};
 
@@ -14,12 +15,6 @@ fn traced(source: &str, args: &[&str]) -> Option<Report> {
     let report = ctrace.interrupted();
     workload.quit();
     Some(report)
-}
-
-/// What is said of the program: not that the machine is busy, which in a test is the truth.
-fn of_program(report: &Report) -> impl Iterator<Item = &Finding> {
-    let machine = |finding: &&Finding| !finding.id.starts_with("cpu.");
-    report.findings.iter().filter(machine)
 }
 
 /// The lock is the first finding; `function` waits for it, where functions of the language have names.

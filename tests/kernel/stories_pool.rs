@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 use tracer::report::model::{Finding, GoPool, Lock, LockKind, Mode, Report, Severity};
 
+use super::support::findings::of_program;
 use super::support::workload::Truth;
 use super::support::{Ctrace, can_trace, go, go_workload, until};
 
@@ -85,12 +86,6 @@ fn every_wait_for_a_connection_is_timed() {
 /// Whether the two agree within a tenth.
 fn near(mode: &Mode, truth: u64) -> bool {
     (mode.center_ns as f64 / truth as f64 - 1.0).abs() <= 0.1
-}
-
-/// What is said of the program: not that the machine is busy, which in a test is the truth.
-fn of_program(report: &Report) -> impl Iterator<Item = &Finding> {
-    let machine = |finding: &&Finding| !finding.id.starts_with("cpu.");
-    report.findings.iter().filter(machine)
 }
 
 /// Traces until the service has seen enough.

@@ -27,7 +27,7 @@ pub(crate) fn workload(source: &str) -> Result<PathBuf, String> {
         "py" | "js" | "pl" | "rb" | "sh" => Ok(path),
         "go" => compiled(&name, &path, "go", &["build"]),
         // As released: with the linker and the optimisations that rustc gives by itself.
-        "rs" if ["zoo", "deadlock", "prices"].contains(&stem) => {
+        "rs" if ["zoo", "deadlock", "prices", "fanout"].contains(&stem) => {
             compiled(&name, &path, "rustc", &["--edition=2024", "-O"])
         }
         "rs" => example(stem),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod build;
 pub(crate) mod ctrace;
+pub(crate) mod findings;
 pub(crate) mod gdb;
 pub(crate) mod go;
 pub(crate) mod go_workload;

@@ -280,7 +280,7 @@ wire! {
 wire! {
     /// Value of the map `NEIGHBOURS`: a process that is no target.
     pub struct Neighbour [24] {
-        /// Name of the thread that was seen first, with a NUL when it is shorter.
+        /// Name of the thread that was seen last, with a NUL when it is shorter.
         pub comm: [u8; 16],
         /// Ticks that found it running.
         pub ticks: u64,
@@ -498,13 +498,15 @@ impl FdUring {
 
 wire! {
     /// A target thread made a thread (`child_tgid == header.tgid`) or a process.
-    pub struct Fork [32] {
+    pub struct Fork [40] {
         /// Front: the parent.
         pub header: Header,
         /// Process of the new thread.
         pub child_tgid: u32,
         /// The new thread.
         pub child_tid: u32,
+        /// The stack of the one that made it ([`stack_ref`]): of threads only.
+        pub stack: u64,
     }
 }
 
@@ -586,8 +588,10 @@ pub mod counter {
     pub const GO_PARK_PENDING: u32 = 23;
     /// A sample found no room in the ring. Not a loss that anything but samples feel.
     pub const SAMPLE_RING_FULL: u32 = 24;
+    /// Ticks that found a process running that is no target. Not a loss.
+    pub const OTHERS_TICKS: u32 = 25;
     /// Number of counters.
-    pub const COUNT: u32 = 25;
+    pub const COUNT: u32 = 26;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.

@@ -121,6 +121,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
                 header: front(kind::FORK),
                 child_tgid: 4,
                 child_tid: 4,
+                stack: 0,
             }
             .bytes()
             .into(),

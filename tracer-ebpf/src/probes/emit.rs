@@ -30,6 +30,12 @@ pub(super) fn ring_is_crowded() -> bool {
     EVENTS.query(AVAIL) > ring_bytes() / 4 * 3
 }
 
+/// Whether a quarter is in use, at which the consumer is woken.
+#[inline(always)]
+pub(super) fn ring_is_filling() -> bool {
+    EVENTS.query(AVAIL) > ring_bytes() / 4
+}
+
 #[inline(always)]
 pub(super) fn header(kind: u16, tgid: u32, tid: u32, ts_ns: u64) -> Header {
     // SAFETY: a helper without preconditions.

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use tracer_ebpf::wire::{Neighbour, Sample, StackClass, counter, kind};
 
 use super::{
-    emit::{header, ring_is_crowded, submit_flags},
+    emit::{header, ring_is_filling, submit_flags},
     maps::{EVENTS, control, count, is_target, one_of},
     stack::{WithBytes, copy_stack},
     task::{call, copy_regs, current_regs, is_user_64, reg},
@@ -40,12 +40,22 @@ pub fn cpu_tick(ctx: PerfEventContext) -> u32 {
         return 0;
     }
     if !is_target(tgid) {
+        count(counter::OTHERS_TICKS);
         neighbour(tgid);
         return 0;
     }
     let weight = one_of(control.ticks_mask as u32);
+    if weight == 0 {
+        return 0;
+    }
+    // The ring is for waits: of samples fewer are enough.
+    if ring_is_filling() {
+        count(counter::SAMPLE_RING_FULL);
+        return 0;
+    }
     let user = current_regs();
-    if weight == 0 || !is_user_64(user) {
+    if !is_user_64(user) {
+        count(counter::COMPAT);
         return 0;
     }
     // SAFETY: the context of a perf event begins with the registers that the clock interrupted.
@@ -56,10 +66,6 @@ pub fn cpu_tick(ctx: PerfEventContext) -> u32 {
 
 #[inline(always)]
 fn sample((tgid, tid): (u32, u32), user: *const pt_regs, weight: u32, in_kernel: bool) {
-    if ring_is_crowded() {
-        count(counter::SAMPLE_RING_FULL);
-        return;
-    }
     let Some(mut slot) = EVENTS.reserve::<WithBytes<Sample, BYTES>>(0) else {
         count(counter::SAMPLE_RING_FULL);
         return;
@@ -84,7 +90,10 @@ fn neighbour(tgid: u32) {
     if let Some(known) = NEIGHBOURS.get_ptr_mut(tgid) {
         // Two threads of it on two CPUs may tick at once: one tick is lost then.
         // SAFETY: an entry of the map, which is memory of the map as long as the program is.
-        unsafe { (*known).ticks += 1 };
+        unsafe {
+            (*known).ticks += 1;
+            (*known).comm = bpf_get_current_comm().unwrap_or_default();
+        }
         return;
     }
     let first = Neighbour {

@@ -17,7 +17,7 @@ use super::{
     emit::{header, in_place, plain},
     maps::{KSTACKS, chosen, control, count, has, is_target, make_task_state, set_space, space, task_state},
     stack::{Place, stack},
-    task::{self, Call, TaskState, call, complete, ids, ran_ns, signal_pending, user_regs},
+    task::{self, Call, TaskState, call, complete, current_regs, ids, ran_ns, signal_pending, user_regs},
 };
 
 const TASK_INTERRUPTIBLE: u32 = 1;
@@ -424,11 +424,18 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
+    let stack = if child_tgid == tgid && has(feature::SCHED) && control().armed != 0 {
+        // As in a system call, which it is: no other can come in between.
+        stack(current_regs(), Place::Descriptors, tgid, tid, now)
+    } else {
+        u64::from(stack_fault::UNWANTED)
+    };
     plain(
         Fork {
             header: header(kind::FORK, tgid, tid, now),
             child_tgid,
             child_tid,
+            stack,
         },
         counter::RING_FULL,
     );

@@ -13,6 +13,7 @@ pub mod reason;
 pub mod samples;
 pub(crate) mod series;
 pub mod slices;
+pub mod spawned;
 pub(crate) mod stats;
 pub mod threads;
 pub mod tids;

@@ -31,7 +31,7 @@ impl Ticks {
 /// All samples of a window.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
-    rows: FxHashMap<(u32, StackId), Ticks>,
+    rows: FxHashMap<(u32, u32, StackId), Ticks>,
     /// Records of this window, of which each may stand for several ticks.
     records: u64,
 }
@@ -47,18 +47,16 @@ impl Samples {
             in_kernel: when(record.in_kernel != 0),
             yielding: when(record.nr == nr::SCHED_YIELD),
         };
-        let mut key = (record.header.tgid, stack);
+        let mut key = (record.header.tgid, record.header.tid, stack);
         if self.rows.len() >= ROWS_MAX && !self.rows.contains_key(&key) {
-            key.1 = StackId::NONE;
+            (key.1, key.2) = (0, StackId::NONE);
         }
         self.rows.entry(key).or_default().add(ticks);
     }
 
-    /// Ticks by process and stack.
-    pub fn rows(&self) -> impl Iterator<Item = (u32, StackId, Ticks)> {
-        self.rows
-            .iter()
-            .map(|(&(tgid, stack), &ticks)| (tgid, stack, ticks))
+    /// Ticks by process, thread and stack; without thread and stack what found no row.
+    pub fn rows(&self) -> impl Iterator<Item = ((u32, u32, StackId), Ticks)> {
+        self.rows.iter().map(|(&of, &ticks)| (of, ticks))
     }
 
     /// Records of this window.
@@ -111,7 +109,10 @@ mod tests {
         };
         assert_eq!(
             rows,
-            [(7, StackId(1), ticks(6, 2, 2)), (8, StackId(1), ticks(1, 1, 0))]
+            [
+                ((7, 7, StackId(1)), ticks(6, 2, 2)),
+                ((8, 8, StackId(1)), ticks(1, 1, 0))
+            ]
         );
         assert_eq!(samples.records(), 3);
     }
@@ -123,9 +124,7 @@ mod tests {
             samples.on_sample(&sample(7, -1, 1), StackId(stack));
         }
         samples.on_sample(&sample(7, -1, 1), StackId(1));
-        let without = samples.rows().find(|row| row.1 == StackId::NONE).unwrap();
-        assert_eq!(without.2.all, 10);
-        let first = samples.rows().find(|row| row.1 == StackId(1)).unwrap();
-        assert_eq!(first.2.all, 2);
+        let of = |stack| samples.rows().find(|row| row.0.2 == stack).unwrap().1.all;
+        assert_eq!((of(StackId::NONE), of(StackId(1))), (10, 2));
     }
 }

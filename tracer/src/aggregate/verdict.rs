@@ -45,6 +45,8 @@ const OLD_ENDED: u64 = 2;
 /// Confidence at most where those that stay may just have come to stay for longer than was looked: some of them ended at a long age, or
 /// none has ended and it is up to others when.
 const UNSURE: f64 = 0.4;
+/// Part of those that stay that the steps of the periods found must bring.
+const EXPLAINED: f64 = 0.5;
 /// Standard errors by which births exceed the ends of what was there before.
 const NET: f64 = 2.5;
 
@@ -220,7 +222,14 @@ impl Leak {
         if goes_on < QUIET {
             return None;
         }
-        let found = periods::find(stay, start_ns, until_ns, evidence.resolution_ns);
+        let seconds = (until_ns.saturating_sub(start_ns) as f64 / 1e9).max(1e-9);
+        let per_s = number as f64 / seconds;
+        let mut found = periods::find(stay, start_ns, until_ns, evidence.resolution_ns);
+        // What comes more often than can be told has a multiple of its period, too, which explains a part of it only.
+        let by_period = |period: &Period| period.step as f64 * 1e9 / period.every_ns.max(1) as f64;
+        if found.iter().map(by_period).sum::<f64>() < EXPLAINED * per_s {
+            found.clear();
+        }
         let late = late(evidence, settled_ns).unwrap_or(0.0);
         let units = if found.is_empty() {
             steps.len() as f64
@@ -232,8 +241,6 @@ impl Leak {
             .since(settled_ns / 4)
             .saturating_sub(evidence.deaths.since(settled_ns));
         let apart = number as f64 / (number as f64 + near as f64 / 2.0);
-        let seconds = (until_ns.saturating_sub(start_ns) as f64 / 1e9).max(1e-9);
-        let per_s = number as f64 / seconds;
         let reach = 1.96
             * steps
                 .iter()

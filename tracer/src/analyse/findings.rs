@@ -8,6 +8,7 @@ mod goroutines;
 mod growth;
 mod in_part;
 mod pools;
+mod spawned;
 mod stuck;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
     model::{
-        Cpu, FdKind, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, StackKey, Time,
+        Cpu, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, Spawns, StackKey, Time,
         Verdict,
     },
     units::{count, duration, percent, plain},
@@ -42,6 +43,10 @@ pub struct Facts<'a> {
     pub time: &'a Time,
     /// What ran.
     pub cpu: Option<&'a Cpu>,
+    /// Threads by who made them.
+    pub threads: Option<&'a Spawns>,
+    /// Whether a process is a Go program.
+    pub is_go: &'a dyn Fn(u32) -> bool,
     /// CPUs of the host.
     pub cpus: u32,
     /// Run queue.
@@ -81,7 +86,10 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
             contended(lock, locks, facts, names, &mut found);
         }
     }
-    cpu::cpus(facts, names, &mut found);
+    if let Some(threads) = facts.threads {
+        spawned::leaks(threads, facts, names, &mut found);
+    }
+    cpu::all(facts, &mut found);
     found.sort_by(|a, b| {
         b.severity
             .cmp(&a.severity)
@@ -103,7 +111,7 @@ fn function(names: &mut Names<'_>, stack: Option<&StackKey>) -> String {
         .unwrap_or_else(|| "code without a name".into())
 }
 
-fn word(kind: FdKind) -> String {
+fn word(kind: impl serde::Serialize) -> String {
     json!(kind).as_str().unwrap_or_default().replace('_', " ")
 }
 

@@ -18,6 +18,7 @@ pub mod locks;
 pub mod names;
 pub mod owners;
 pub mod rules;
+pub mod spawned;
 pub mod time;
 pub mod waiting;
 

@@ -7,7 +7,7 @@ use tracer_ebpf::{
     go_wait::Key,
 };
 
-use super::Wire;
+use super::{Wire, some_keys};
 
 /// Entries of either map looked at.
 const MOST: usize = 65_536;
@@ -49,25 +49,10 @@ impl GoPools {
     /// Forgets a process's: the next program that it runs may have others at the same addresses.
     pub(super) fn forget(&mut self, pid: u32) {
         let is_own = |key: &Wire<Key>| key.0.tgid == pid;
-        let waits: Vec<_> = self
-            .waits
-            .keys()
-            .take(MOST)
-            .filter_map(Result::ok)
-            .filter(is_own)
-            .collect();
-        for key in waits {
-            // Absent when it ended meanwhile.
+        for key in some_keys(self.waits.keys(), MOST, is_own) {
             let _ = self.waits.remove(&key);
         }
-        let counts: Vec<_> = self
-            .counts
-            .keys()
-            .take(MOST)
-            .filter_map(Result::ok)
-            .filter(is_own)
-            .collect();
-        for key in counts {
+        for key in some_keys(self.counts.keys(), MOST, is_own) {
             let _ = self.counts.remove(&key);
         }
     }

@@ -23,7 +23,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, StackTraceMap},
     programs::{
         BtfTracePoint, Iter, PerfEvent, ProgramError, ProgramInfo, TracePoint,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
@@ -305,8 +305,7 @@ impl Capture {
 
     /// Begins to count their ticks anew.
     pub fn forget_neighbours(&mut self) {
-        for (tgid, _) in self.neighbours() {
-            // Absent when it made room for another one meanwhile.
+        for tgid in some_keys(self.neighbours.keys(), NEIGHBOURS_MAX, |_| true) {
             let _ = self.neighbours.remove(&tgid);
         }
     }
@@ -442,16 +441,8 @@ impl Capture {
 
     /// Forgets waits of a process: the descriptors of goroutines of the program that it runs next may lie at the same addresses.
     fn forget_waits(&mut self, pid: u32) {
-        let most = GO_WAITS[1] as usize;
-        let own: Vec<_> = self
-            .go_waits
-            .keys()
-            .take(most)
-            .filter_map(Result::ok)
-            .filter(|key| key.0.tgid == pid)
-            .collect();
-        for key in own {
-            // Absent when it ended meanwhile.
+        let own = |key: &Wire<go_wait::Key>| key.0.tgid == pid;
+        for key in some_keys(self.go_waits.keys(), GO_WAITS[1] as usize, own) {
             let _ = self.go_waits.remove(&key);
         }
         self.go_pools.forget(pid);
@@ -561,13 +552,10 @@ impl Capture {
         programs
             .iter()
             .enumerate()
-            .filter(|(_, (program, _))| {
-                let of_starts = uprobes::group(program) == Some(Group::Starts);
-                if of_starts {
-                    self.was_attached(Group::Starts)
-                } else {
-                    self.uprobes.was_attached(program)
-                }
+            .filter(|(_, (program, _))| match uprobes::group(program) {
+                None => true,
+                Some(Group::Starts) => self.was_attached(Group::Starts),
+                Some(_) => self.uprobes.was_attached(program),
             })
             .map(|(at, (program, hook))| {
                 let estimate = estimate(at, program);
@@ -599,6 +587,15 @@ impl AsFd for Capture {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
     }
+}
+
+/// Some of the keys of a map that the probes go on writing to, which has so many at most: by the time that one is used it may be gone.
+fn some_keys<K>(
+    keys: impl Iterator<Item = Result<K, MapError>>,
+    most: usize,
+    which: impl Fn(&K) -> bool,
+) -> Vec<K> {
+    keys.take(most).filter_map(Result::ok).filter(which).collect()
 }
 
 fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
@@ -646,7 +643,7 @@ fn load(request: &Request, offsets: &Offsets, btf: &Btf) -> Result<Ebpf> {
         .override_global("OFF_URING_CLOSE_FD", &offsets.uring_close_fd, true)
         .override_global(aya_log::LEVEL, &level, false);
     loader.load(OBJECT).map_err(|error| match error {
-        aya::EbpfError::MapError(aya::maps::MapError::CreateError { ref io_error, .. })
+        aya::EbpfError::MapError(MapError::CreateError { ref io_error, .. })
             if io_error.kind() == std::io::ErrorKind::PermissionDenied =>
         {
             anyhow!("no permission to load eBPF programs: run as root, or give the binary CAP_BPF and CAP_PERFMON (sudo ctrace …)")
@@ -712,12 +709,17 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
             say_size(step.program, program.info());
             let cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
             for cpu in cpus {
-                program.attach(
+                let attached = program.attach(
                     PerfEventConfig::Software(SoftwareEvent::CpuClock),
                     PerfEventScope::AllProcessesOneCpu { cpu },
                     SamplePolicy::Frequency(u64::from(TICKS_HZ)),
                     false,
-                )?;
+                );
+                if let Err(error) = attached {
+                    // All or none: shares of some CPUs would be taken for those of all.
+                    program.unload()?;
+                    return Err(error.into());
+                }
             }
         }
         Hook::Uprobe(_) => return Err(anyhow!("attached to processes, not to the kernel")),

@@ -32,16 +32,22 @@ pub struct RunStats {
 
 /// Runs that are taken to have cost what is usual, beside those that were sampled.
 const USUAL: f64 = 256.0;
-/// Of what is usual, so many times at most.
+/// Of what is usual, so many times at most, until there were enough runs.
 const DEAREST: f64 = 3.0;
+const ENOUGH: u64 = 1024;
 
 impl RunStats {
     /// Time of one run, which `usually` takes so long. The kernel's account is by the wall: who loses the CPU in a probe makes it dear,
-    /// so few runs count beside as many usual ones, and more than a few times what is usual is not believed.
+    /// so few runs count beside as many usual ones, and of them more than a few times what is usual is not believed.
     #[must_use]
     pub fn hit_ns(&self, usually: f64) -> Option<f64> {
         let mean = (self.run_ns as f64 + usually * USUAL) / (self.runs as f64 + USUAL);
-        (self.runs > 0).then(|| mean.min(DEAREST * usually))
+        let most = if self.runs < ENOUGH {
+            DEAREST * usually
+        } else {
+            f64::INFINITY
+        };
+        (self.runs > 0).then(|| mean.min(most))
     }
 
     /// Of so many runs of some programs that come to `self`, those of one that comes to `own`, and the time in it: an estimate. `None`
@@ -385,7 +391,7 @@ mod tests {
         // A millisecond in one of 24 runs.
         assert!(price(24, 1_024_000).is_some_and(|ns| ns < 5_000));
         assert_eq!(price(24, 9_000_000), Some(3000));
-        assert_eq!(price(1 << 20, 2000 << 20).map(|ns| ns / 10), Some(199));
+        assert_eq!(price(1 << 20, 9000 << 20).map(|ns| ns / 100), Some(89));
     }
 
     #[test]

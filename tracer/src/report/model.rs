@@ -74,12 +74,15 @@ document! {
         pub blocked: Option<Vec<Blocked>>,
         /// Where the time of the targets' threads went.
         pub time: Option<Time>,
-        /// What ran on the CPUs. Absent when `--only` leaves sched out; null when the kernel does not let its clocks be looked at.
+        /// What ran on the CPUs. Absent when `--only` leaves sched out, and when the kernel does not let its clocks be looked at.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub cpu: Option<Cpu>,
         /// Time spent runnable without a CPU. Absent when `--only` leaves sched out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub run_queue: Option<RunQueue>,
+        /// Threads by who made them. Absent when `--only` leaves sched out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub threads: Option<Spawns>,
         /// Threads asleep at the end of the window.
         pub waiting_now: Vec<WaitingNow>,
         /// Descriptors. Absent when `--only` leaves fds out.
@@ -509,10 +512,40 @@ document! {
         pub samples: u64,
         /// How many of them were looked at: on many CPUs one of several, at random.
         pub taken: u64,
-        /// By stack, most samples first: stacks are equal whose functions are.
+        /// By stack, most samples first: stacks are equal whose functions are. What is not listed is one row without a stack.
         pub by_stack: Vec<CpuStack>,
-        /// Other processes of the host, by CPU time, bounded.
+        /// By the application's innermost function, most samples first, bounded.
+        pub by_function: Vec<CpuFunction>,
+        /// The threads with most samples.
+        pub by_thread: Vec<CpuThread>,
+        /// CPU time of all other processes of the host, by ticks.
+        pub others_ns: u64,
+        /// Those with most of it, bounded.
         pub others: Vec<CpuOther>,
+    }
+
+    /// Ticks below one of the application's functions.
+    pub struct CpuFunction {
+        /// Its name; null for code that has none.
+        pub function: Option<String>,
+        /// The stack with most of its ticks.
+        pub stack: Option<StackKey>,
+        /// Ticks.
+        pub samples: u64,
+        /// Of them, those that burnt the CPU to wait.
+        pub spinning: u64,
+    }
+
+    /// Ticks of one thread.
+    pub struct CpuThread {
+        /// Process.
+        pub pid: u32,
+        /// Thread.
+        pub tid: u32,
+        /// Ticks.
+        pub samples: u64,
+        /// Its functions with most of them.
+        pub by_function: Vec<CpuFunction>,
     }
 
     /// Ticks of one stack.
@@ -570,6 +603,60 @@ document! {
         /// Its delays.
         #[serde(flatten)]
         pub hist: Hist,
+    }
+
+    /// Threads that were made since the trace began, also in an interval's report.
+    pub struct Spawns {
+        /// There when it began.
+        pub at_start: u64,
+        /// Made since.
+        pub created: u64,
+        /// Ended since.
+        pub ended: u64,
+        /// By the stack that made them, most suspect first, bounded.
+        pub by_stack: Vec<SpawnStack>,
+    }
+
+    /// Threads made by one stack.
+    pub struct SpawnStack {
+        /// Process.
+        pub pid: u32,
+        /// Where; null when no stack could be taken.
+        pub stack: Option<StackKey>,
+        /// Made.
+        pub created: u64,
+        /// Ended.
+        pub ended: u64,
+        /// Alive at the end.
+        pub live: u64,
+        /// What the series looks like.
+        pub verdict: Verdict,
+        /// Of the verdict, 0 to 1.
+        pub confidence: f64,
+        /// Growth of the live number; of a leak, how many stay per second.
+        pub growth_per_s: f64,
+        /// 95 % interval of that; null with too few samples.
+        pub growth_interval_per_s: Option<[f64; 2]>,
+        /// Of a leak: the share of those made that stay.
+        pub stays: Option<f64>,
+        /// Of a leak that comes in steps: the jobs that leave them, the surest first.
+        pub steps: Vec<Step>,
+        /// Age of the oldest that lives; null without one.
+        pub oldest_ns: Option<u64>,
+        /// What those alive were asleep in at the end, most first, bounded; the others ran.
+        pub asleep_in: Vec<SpawnSleep>,
+        /// Some of those alive, oldest first.
+        pub examples: Vec<u32>,
+    }
+
+    /// Threads of one maker that sleep in one place.
+    pub struct SpawnSleep {
+        /// Why.
+        pub reason: Reason,
+        /// Where; null when no stack could be taken.
+        pub stack: Option<StackKey>,
+        /// How many.
+        pub count: u64,
     }
 
     /// A thread asleep at the end of the window.

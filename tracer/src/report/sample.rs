@@ -6,13 +6,13 @@ use serde_json::json;
 
 use super::hist::hist;
 use super::model::{
-    AskedBy, Blocked, Certainty, Cpu, CpuOther, CpuStack, Ctrace, Deadlock, DeadlockLink, FdExample, FdKind,
-    FdShared, FdStack, Fds, Finding, Go, GoBlocked, GoChannel, GoCreator, GoExample, GoGc, GoObject,
-    GoOutcome, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoPoolUses, GoPoolWait, GoProfiles, GoProof, GoProved,
-    GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten, Hist, Holder, Host, Lock, LockKind, Losses, Memory,
-    MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report, RunQueue, RunQueueThread, SCHEMA,
-    Severity, Slices, StackFrame, StackKey, StacksHad, Step, Target, ThreadTime, Time, Verdict, Waiter,
-    WaitingNow, WakerRow, Window,
+    AskedBy, Blocked, Certainty, Cpu, CpuFunction, CpuOther, CpuStack, CpuThread, Ctrace, Deadlock,
+    DeadlockLink, FdExample, FdKind, FdShared, FdStack, Fds, Finding, Go, GoBlocked, GoChannel, GoCreator,
+    GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoPoolUses, GoPoolWait,
+    GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten, Hist, Holder, Host,
+    Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report,
+    RunQueue, RunQueueThread, SCHEMA, Severity, Slices, SpawnSleep, SpawnStack, Spawns, StackFrame, StackKey,
+    StacksHad, Step, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -224,6 +224,38 @@ fn profiles() -> GoProfiles {
     }
 }
 
+fn threads() -> Spawns {
+    Spawns {
+        at_start: 12,
+        created: 97,
+        ended: 3,
+        by_stack: vec![SpawnStack {
+            pid: 4242,
+            stack: Some("1".into()),
+            created: 97,
+            ended: 3,
+            live: 94,
+            verdict: Verdict::Leaking,
+            confidence: 0.71,
+            growth_per_s: 9.4,
+            growth_interval_per_s: Some([9.1, 9.7]),
+            stays: Some(0.97),
+            steps: vec![Step {
+                period_ns: 1_300 * MS,
+                size: 3,
+                p_value: 0.001,
+            }],
+            oldest_ns: Some(9_800 * MS),
+            asleep_in: vec![SpawnSleep {
+                reason: Reason::Futex,
+                stack: Some("3".into()),
+                count: 90,
+            }],
+            examples: vec![4300, 4301],
+        }],
+    }
+}
+
 fn cpu() -> Cpu {
     Cpu {
         hz: 49,
@@ -247,6 +279,24 @@ fn cpu() -> Cpu {
                 spinning: 0,
             },
         ],
+        by_function: vec![CpuFunction {
+            function: Some("cache_get".to_owned()),
+            stack: Some("1".into()),
+            samples: 610,
+            spinning: 0,
+        }],
+        by_thread: vec![CpuThread {
+            pid: 4242,
+            tid: 4250,
+            samples: 610,
+            by_function: vec![CpuFunction {
+                function: None,
+                stack: Some("1".into()),
+                samples: 610,
+                spinning: 3,
+            }],
+        }],
+        others_ns: 5_300 * MS,
         others: vec![CpuOther {
             pid: 77,
             comm: "backup".to_owned(),
@@ -443,6 +493,7 @@ fn base() -> Report {
         blocked: Some(Vec::new()),
         time: None,
         cpu: None,
+        threads: None,
         run_queue: Some(RunQueue {
             hist: times(2000, 3, 90),
             by_thread: vec![RunQueueThread {
@@ -584,6 +635,7 @@ pub(crate) fn contended() -> Report {
         },
     ]));
     report.cpu = Some(cpu());
+    report.threads = Some(threads());
     report.locks = Some(contended_locks());
     report.blocked = Some(vec![
         Blocked {
@@ -920,6 +972,7 @@ pub(crate) fn idle() -> Report {
     report.deadlocks.clear();
     report.memory = None;
     report.cpu = None;
+    report.threads = None;
     report.go = None;
     report.targets[0].threads = 8;
     report.locks = Some(contended_locks().split_off(2));

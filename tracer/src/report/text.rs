@@ -58,6 +58,7 @@ pub fn render(report: &Report, options: &TextOptions) -> String {
         view.waiting_details(),
         view.thread_details(),
         view.cpu_details(),
+        view.spawned_details(),
         view.memory_details(),
         view.loss_details(),
         view.probe_details(),

@@ -18,9 +18,12 @@ use crate::{
         fds::{FdTable, ReportInput},
         go_starts::GoStarts,
     },
-    analyse::{self, Window, blocked, cpu, deadlocks, findings, hints, locks, names::Names, time, waiting},
+    analyse::{
+        self, Window, blocked, cpu, deadlocks, findings, hints, locks, names::Names, spawned, time, waiting,
+    },
     capture::{
         Capture, TICKS_HZ,
+        plan::Hook,
         stats::{KernelTime, scaled},
         uprobes::Group,
     },
@@ -79,6 +82,9 @@ impl Tracing {
             for table in self.pipeline.fds.values_mut() {
                 table.set_incomplete("records about descriptors were lost");
             }
+        }
+        if losses.ring_full + losses.unknown_record > 0 {
+            self.pipeline.spawned.set_incomplete();
         }
         let write = |out: &mut dyn io::Write, report: &Report| Ok(serde_json::to_writer(out, report)?);
         let apart = Apart::start(|out| {
@@ -223,6 +229,7 @@ impl Tracing {
             uprobes,
             creators,
             probing,
+            others,
             ..
         } = self;
         let mut names = Names::new(&mut pipeline.stacks, symbolizer, kernel);
@@ -307,9 +314,10 @@ impl Tracing {
             )
         });
         let ticks = capture.as_ref().filter(|capture| capture.samples_cpus());
-        let cpu = ticks.map(|capture| {
-            let neighbours = capture.neighbours();
-            cpu::cpu(&pipeline.samples, (TICKS_HZ, &neighbours), &mut names)
+        let cpu = ticks.map(|_| cpu::cpu(&pipeline.samples, others, TICKS_HZ, &mut names));
+        let threads = options.collectors.sched.then(|| {
+            let older_ns = options.older.map(|older| older.as_nanos() as u64);
+            spawned::spawned(&pipeline.spawned, &sleepers, after.ns, older_ns, &mut names)
         });
         let fds = options.collectors.fds.then(|| {
             let starts = &pipeline.go_starts;
@@ -364,6 +372,8 @@ impl Tracing {
                 fds: fds.as_ref(),
                 time: &time,
                 cpu: cpu.as_ref(),
+                threads: threads.as_ref(),
+                is_go: &is_go,
                 cpus: host.cpus,
                 run_queue: run_queue.as_ref(),
                 throttling: snapshot::throttled(edge, after),
@@ -381,6 +391,11 @@ impl Tracing {
             let target = described.iter().find(|target| target.pid == pid)?;
             Some(target.runtime.clone())
         }));
+        hints.extend(
+            capture
+                .as_ref()
+                .and_then(|capture| unsampled(capture, &described)),
+        );
         hints.extend(creators.hints(|pid| {
             let target = described.iter().find(|target| target.pid == pid)?;
             Some(target.runtime.clone())
@@ -410,6 +425,7 @@ impl Tracing {
             time: Some(time),
             cpu,
             run_queue,
+            threads,
             waiting_now,
             fds,
             go: (!go.is_empty()).then(|| go.remove(0)),
@@ -472,6 +488,19 @@ pub(super) fn had_since(now: &StacksHad, before: &StacksHad) -> StacksHad {
         dropped: now.dropped.saturating_sub(before.dropped),
         memos: now.memos,
     }
+}
+
+/// That what runs is not known, and why, when it was asked for.
+fn unsampled(capture: &Capture, targets: &[model::Target]) -> Option<model::Hint> {
+    let mut refused = capture.unattached().iter();
+    let (_, why) = refused.find(|(step, _)| step.hook == Hook::CpuClock)?;
+    let first = targets.first()?;
+    Some(model::Hint {
+        pid: first.pid,
+        runtime: first.runtime.clone(),
+        text: format!("what runs on the CPUs is not sampled: {why}"),
+        frames: 0,
+    })
 }
 
 /// What was lost between two sums.

@@ -20,6 +20,7 @@ use crate::{
         holds::{self, Holds},
         reason::{INTERRUPTIBLE, reason},
         samples::Samples,
+        spawned::Spawned,
         threads::Threads,
         waits::Waits,
     },
@@ -66,6 +67,8 @@ pub struct Pipeline {
     pub go_starts: GoStarts,
     /// What ran.
     pub samples: Samples,
+    /// Who made threads.
+    pub spawned: Spawned,
 
     /// Threads.
     pub threads: Threads,
@@ -108,6 +111,7 @@ impl Pipeline {
             go_locks: GoLocks::default(),
             go_starts: GoStarts::default(),
             samples: Samples::default(),
+            spawned: Spawned::default(),
             threads: Threads::default(),
             fds: FxHashMap::default(),
             realtime_offset_ns,
@@ -185,6 +189,13 @@ impl Pipeline {
                 self.samples.on_sample(&record, stack);
             }
             Event::Fork(record) => {
+                if record.child_tgid == record.header.tgid {
+                    let ts_ns = record.header.ts_ns;
+                    let stack = self.stack(record.stack, record.header.tgid, ts_ns);
+                    let stack = self.stacks.before_generated(stack);
+                    self.spawned
+                        .on_birth(record.child_tgid, record.child_tid, stack, ts_ns);
+                }
                 if self.follow && record.child_tgid != record.header.tgid {
                     self.on_child(&record);
                     self.notices.push(Notice::Child {
@@ -196,6 +207,7 @@ impl Pipeline {
                 self.threads.on_rename(record.old_tid, record.header.tid);
                 self.stacks.process_exec(record.header.tgid, record.header.ts_ns);
                 self.go_starts.on_exec(record.header.tgid);
+                self.spawned.on_exec(record.header.tgid, record.header.ts_ns);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_exec(record.header.ts_ns);
                 }
@@ -203,6 +215,8 @@ impl Pipeline {
             }
             Event::Exit(record) => {
                 self.threads.on_exit(&record);
+                self.spawned
+                    .on_end(record.header.tgid, record.header.tid, record.header.ts_ns);
                 self.holds.forget(record.header.tid);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_thread_exit(record.header.tid);
@@ -322,6 +336,7 @@ impl Pipeline {
     fn on_child(&mut self, record: &Fork) {
         let (parent, child) = (record.header.tgid, record.child_tgid);
         self.stacks.process_fork(parent, child, record.header.ts_ns);
+        self.spawned.begin(child, 1, record.header.ts_ns);
         let Some(table) = self.fds.get(&parent) else {
             return;
         };
@@ -445,6 +460,7 @@ impl Pipeline {
         self.holds.reset(now_ns);
         self.go_locks.reset(now_ns);
         self.samples.reset();
+        self.stacks.forget_once();
         self.threads.reset(now_ns);
     }
 }

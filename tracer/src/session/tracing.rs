@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use tracer_ebpf::wire::TaskSnapshot;
+use tracer_ebpf::wire::{TaskSnapshot, counter};
 
 use super::{
     assemble::had_since,
@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{
     aggregate::fds::FdTable,
-    analyse::Window,
-    capture::{Capture, Request, decode, plan::Hook},
+    analyse::{Window, cpu::Others},
+    capture::{Capture, Request, TICKS_HZ, decode, plan::Hook},
     cli::{options::Options, targets::Held},
-    proc::{fd, host, target},
+    proc::{fd, host, sched, target},
     report::model::{Losses, Report, StacksHad, Target},
     stacks::{KernelSymbols, Symbolizer},
 };
@@ -71,6 +71,9 @@ pub struct Tracing {
     pub(super) sampling: Sampling,
     /// Samples of this window that were counted, for how many there are to be.
     counted: u64,
+    /// Who else ran in the window that is reported, and ticks of others until it began.
+    pub(super) others: Others,
+    others_before: u64,
     /// Go programs to be looked at.
     programs: Programs,
     /// Those that are read.
@@ -156,17 +159,7 @@ impl Tracing {
                 .control(shadow_mask(&options), host::monotonic_ns()),
         )?;
         // What is open is looked at when nothing more can be missed.
-        for traced in &targets {
-            let pid = traced.held.pid;
-            if traced.held.has_exited() {
-                return Err(anyhow!(
-                    "process {pid} ended while ctrace attached: nothing to report"
-                ));
-            }
-            if options.collectors.fds {
-                pipeline.fds.insert(pid, seeded(pid));
-            }
-        }
+        first_look(&mut pipeline, &targets, &options)?;
         pipeline.reset(host::monotonic_ns());
         let probing = Probing::new(Wanted {
             budget: options.budget,
@@ -174,8 +167,12 @@ impl Tracing {
             creators: options.go_creators,
         });
         let unseen_kinds = unseen_kinds(&capture, &options);
+        let ticks = u64::from(host::host().cpus) * u64::from(TICKS_HZ);
+        let sampling = Sampling::new(host::monotonic_ns(), ticks, options.budget);
         let pids = pids(&targets);
         let edge = Edge::read(&pids, capture.kernel_time());
+        capture.forget_neighbours();
+        let others_before = capture.counter(counter::OTHERS_TICKS)?;
         let mut tracing = Self {
             options,
             capture: Some(capture),
@@ -194,8 +191,10 @@ impl Tracing {
             unseen_kinds,
             budget,
             probing,
-            sampling: Sampling::new(host::monotonic_ns()),
+            sampling,
             counted: 0,
+            others: Others::default(),
+            others_before,
             go: GoTargets::default(),
             go_write,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
@@ -371,6 +370,7 @@ impl Tracing {
         for table in self.pipeline.fds.values_mut() {
             table.snapshot(now);
         }
+        self.pipeline.spawned.snapshot(now);
         self.thin(now);
         self.go.sample();
         self.go_write.sample(&self.go);
@@ -555,6 +555,28 @@ impl Tracing {
             .unwrap_or_default()
     }
 
+    /// Who else ran in the window that ends now; of the next one they are counted anew.
+    fn look_at_others(&mut self, last: bool) -> Result<()> {
+        let Some(capture) = &mut self.capture else {
+            return Ok(());
+        };
+        let ticks = capture.counter(counter::OTHERS_TICKS)?;
+        let own = std::process::id();
+        self.others.known = capture.neighbours();
+        // What tracing costs is told elsewhere.
+        let tracing = self.others.known.iter().find(|(pid, _)| *pid == own);
+        let of_tracing = tracing.map_or(0, |(_, known)| known.ticks);
+        self.others.ticks = ticks
+            .saturating_sub(self.others_before)
+            .saturating_sub(of_tracing);
+        self.others.known.retain(|(pid, _)| *pid != own);
+        self.others_before = ticks;
+        if !last {
+            capture.forget_neighbours();
+        }
+        Ok(())
+    }
+
     /// Makes a report of the window that ends now; unless it is the last, a new window begins.
     pub fn report(&mut self, last: bool) -> Result<Report> {
         self.drain();
@@ -583,6 +605,7 @@ impl Tracing {
             start_ns: self.edge.ns,
             end_ns: after.ns,
         };
+        self.look_at_others(last)?;
         let (losses, lost) = self.losses()?;
         let had = self.stacks_had()?;
         let had_here = had_since(&had, &self.had_before);
@@ -594,9 +617,6 @@ impl Tracing {
         if !last {
             self.pipeline.reset(after.ns);
             self.counted = 0;
-            if let Some(capture) = &mut self.capture {
-                capture.forget_neighbours();
-            }
             self.lost_before = lost;
             self.had_before = had;
             self.edge = after;
@@ -615,6 +635,26 @@ impl Tracing {
         self.cost_from = (host::own_cpu(), host::monotonic_ns());
         report
     }
+}
+
+/// What the targets have open, and how many threads.
+fn first_look(pipeline: &mut Pipeline, targets: &[Traced], options: &Options) -> Result<()> {
+    for traced in targets {
+        let pid = traced.held.pid;
+        if traced.held.has_exited() {
+            return Err(anyhow!(
+                "process {pid} ended while ctrace attached: nothing to report"
+            ));
+        }
+        if options.collectors.fds {
+            pipeline.fds.insert(pid, seeded(pid));
+        }
+        if options.collectors.sched {
+            let threads = sched::tids(pid).len() as u64;
+            pipeline.spawned.begin(pid, threads, host::monotonic_ns());
+        }
+    }
+    Ok(())
 }
 
 /// Whether waits for Go's own locks are to be traced.

@@ -219,10 +219,32 @@ impl Stacks {
         }
     }
 
-    /// As [`Stacks::unwind`], of a stack that will hardly come again: its place may be any instruction. It is no loss if its end is missing.
+    /// As [`Stacks::unwind`], of a stack that will hardly come again: its place may be any instruction. It is known until
+    /// [`Stacks::forget_once`]. It is no loss if its end is missing.
     pub fn unwind_once(&mut self, tgid: u32, regs: &Regs, bytes: &[u8]) -> StackId {
-        let mut memory = walk::copied(regs, bytes);
-        self.walk(tgid, regs, &mut memory).0
+        let end = self.collect(tgid, regs, &mut walk::copied(regs, bytes));
+        self.interned.intern_passing(tgid, &self.frames, end)
+    }
+
+    /// The part of a stack above the first frame in code that was made at run time; all of it without any. Such code is made anew, so what
+    /// comes from one place has other stacks by and by.
+    pub fn before_generated(&mut self, id: StackId) -> StackId {
+        let frames = self.interned.frames(id);
+        let Some(at) = frames.iter().position(|frame| frame.module.is_none()) else {
+            return id;
+        };
+        match self.interned.tgid(id) {
+            Some(tgid) if at > 0 => {
+                let frames = frames[..at].to_vec();
+                self.interned.intern(tgid, &frames, End::Jit)
+            }
+            _ => id,
+        }
+    }
+
+    /// Forgets the stacks of [`Stacks::unwind_once`].
+    pub fn forget_once(&mut self) {
+        self.interned.forget_passing();
     }
 
     /// The stack that a memo stands for in a process at a time.
@@ -427,19 +449,24 @@ impl Stacks {
     }
 
     fn walk(&mut self, tgid: u32, regs: &Regs, memory: &mut impl Memory) -> (StackId, End) {
+        let end = self.collect(tgid, regs, memory);
+        (self.interned.intern(tgid, &self.frames, end), end)
+    }
+
+    /// Walks a stack; its frames are left in `frames`.
+    fn collect(&mut self, tgid: u32, regs: &Regs, memory: &mut impl Memory) -> End {
         let Self {
             spaces,
             modules,
             failures,
             frames,
-            interned,
             log,
             ..
         } = self;
         let space = spaces.entry(tgid).or_default();
         frames.clear();
         log.clear();
-        let end = Walk {
+        Walk {
             tgid,
             space,
             modules,
@@ -447,8 +474,7 @@ impl Stacks {
             reader: Reader::new(memory, log, regs.sp),
             frames,
         }
-        .run(regs);
-        (interned.intern(tgid, frames, end), end)
+        .run(regs)
     }
 
     /// Counts a stack that is not whole.

@@ -1,6 +1,6 @@
 //! Files that code comes from, shared by all processes that map them.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
@@ -20,8 +20,8 @@ use super::pclntab::Pclntab;
 use super::row::{Row, Rows, Rule};
 use crate::proc::maps::Map;
 
-/// Bytes of a Go program's table that is kept to walk on from where its code stands; a larger one is done without.
-const MAX_GO_TABLE: usize = 64 << 20;
+/// Bytes of Go programs' tables that are kept to walk on from where their code stands, of all together; more are done without.
+const MAX_GO_TABLES: usize = 64 << 20;
 /// Files held open. Each costs a descriptor for the life of the run.
 const MAX_MODULES: usize = 1 << 14;
 /// Unwind sections held in memory, of all files together.
@@ -95,17 +95,6 @@ impl Module {
             Pclntab::read(&self.file, &self.elf).map_or_else(Bottoms::default, |table| Bottoms::of(&table))
         };
         self.bottoms.get_or_init(read).at(vaddr)
-    }
-
-    /// Bytes between the stack pointer and the return address where code of Go stands, by the runtime's own table: a function that calls
-    /// nobody keeps no frame pointer. None where the table does not tell.
-    pub(super) fn go_frame(&self, vaddr: u64) -> Option<u32> {
-        if !self.elf.is_go() {
-            return None;
-        }
-        let read = || Pclntab::read(&self.file, &self.elf).filter(|table| table.size() <= MAX_GO_TABLE);
-        let step = self.go_frames.get_or_init(read).as_ref()?.step(vaddr)?;
-        (!step.top && !step.moves_sp).then_some(step.size)
     }
 
     /// First address of the function (by its unwind entry) that holds `vaddr`.
@@ -239,12 +228,29 @@ pub(super) struct Modules {
     ids: FxHashMap<Key, Option<ModuleId>>,
     vdso: FxHashMap<Vec<u8>, Option<ModuleId>>,
     cfi_bytes: usize,
+    go_bytes: Cell<usize>,
     pub(super) rows: Rows,
 }
 
 impl Modules {
     pub(super) fn get(&self, id: ModuleId) -> Option<&Module> {
         self.list.get(id.0 as usize)
+    }
+
+    /// Bytes between the stack pointer and the return address where code of Go stands, by the runtime's own table: a function that calls
+    /// nobody keeps no frame pointer. None where the table does not tell.
+    pub(super) fn go_frame(&self, id: ModuleId, vaddr: u64) -> Option<u32> {
+        let module = self.get(id).filter(|module| module.elf.is_go())?;
+        let read = || {
+            let table = Pclntab::read(&module.file, &module.elf)?;
+            let bytes = self.go_bytes.get() + table.size();
+            (bytes <= MAX_GO_TABLES).then(|| {
+                self.go_bytes.set(bytes);
+                table
+            })
+        };
+        let step = module.go_frames.get_or_init(read).as_ref()?.step(vaddr)?;
+        (!step.top && !step.moves_sp).then_some(step.size)
     }
 
     /// Opens the file behind a mapping. `Ok(None)`: it is no ELF file.

@@ -391,7 +391,7 @@ impl<M: Memory> Walk<'_, M> {
     /// never does, that is the caller's.
     fn go_leaf(&mut self, callee: &Registers, module: ModuleId, bias: u64) -> Option<Step> {
         let vaddr = callee.value[RIP].value.wrapping_sub(bias);
-        let size = i64::from(self.modules.get(module)?.go_frame(vaddr)?);
+        let size = i64::from(self.modules.go_frame(module, vaddr)?);
         let sp = callee.value[RSP];
         let ip = self.reader.word(sp.plus(size)).ok()?;
         let ip = self.reader.decide(ip);

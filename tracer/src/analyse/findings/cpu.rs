@@ -2,19 +2,18 @@
 
 use serde_json::json;
 
-use super::{Facts, SUBJECT, evidence, function};
+use super::{Facts, SUBJECT, evidence};
 use crate::{
-    analyse::names::Names,
     proc::sched::Throttling,
     report::{
         frames::{cut, without_path},
-        model::{Cpu, CpuStack, Finding, RunQueue, Severity, ThreadTime},
+        model::{Cpu, Finding, RunQueue, Severity, ThreadTime},
         units::{count, duration, percent, plain, share},
     },
 };
 
 /// All of it.
-pub(super) fn cpus(facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+pub(super) fn all(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     if let Some(run_queue) = facts.run_queue {
         if let Some(throttling) = facts.throttling {
             throttled(throttling, found);
@@ -23,8 +22,12 @@ pub(super) fn cpus(facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Fin
         stolen(facts, found);
     }
     if let Some(cpu) = facts.cpu {
-        spinning(cpu, facts, names, found);
-        bound(cpu, facts, names, found);
+        let before = found.len();
+        spinning(cpu, facts, found);
+        // Who spins never waits, either.
+        if found.len() == before {
+            bound(cpu, facts, found);
+        }
     }
 }
 
@@ -85,24 +88,21 @@ fn starved(run_queue: &RunQueue, facts: &Facts<'_>, found: &mut Vec<Finding>) {
     {
         return;
     }
-    let others = facts.cpu.map(|cpu| Others::of(cpu, facts)).unwrap_or_default();
-    let own = time.running_ns as f64 / window_ns.max(1) as f64;
-    let crowded = others.cpus > own;
+    let crowd = facts.cpu.and_then(|cpu| Crowd::of(cpu, facts));
+    let own = cpus(time.running_ns, facts);
     let mut title = format!(
         "threads that want to run wait for a CPU {:.0} % of that time",
         share * 100.0
     );
-    if crowded {
-        title = format!("{title}: others use {:.1} of {} CPUs", others.cpus, facts.cpus);
-    }
     let mut detail = format!(
-        "{} times after losing the CPU, {} times after waking up; of {} CPUs this program used {own:.1}",
+        "{} times after losing the CPU, {} times after waking up; this program used {own:.1} of {} CPUs",
         count(run_queue.preempted),
         count(run_queue.woken),
         facts.cpus
     );
-    if !others.named.is_empty() {
-        detail = format!("{detail}, others {:.1}: {}", others.cpus, others.named);
+    if let Some(crowd) = &crowd {
+        title = format!("{title}: others use {:.1} of {} CPUs", crowd.cpus, facts.cpus);
+        detail = format!("{detail}, others {:.1}{}", crowd.cpus, crowd.named);
     }
     found.push(Finding {
         id: "cpu.starved".into(),
@@ -113,55 +113,62 @@ fn starved(run_queue: &RunQueue, facts: &Facts<'_>, found: &mut Vec<Finding>) {
         evidence: evidence(&[
             ("runnable_ns", json!(time.runnable_ns)),
             ("running_ns", json!(time.running_ns)),
-            ("others_cpus", json!(facts.cpu.map(|_| others.cpus))),
+            ("others_ns", json!(facts.cpu.map(|cpu| cpu.others_ns))),
             ("p99_ns", json!(run_queue.hist.p99_ns)),
         ]),
-        remedy: if crowded {
+        remedy: if crowd.is_some() {
             "Move the neighbours away, give this program a larger share (cpu.weight, cpuset), or add CPUs."
-                .into()
         } else {
-            "The CPUs are oversubscribed: fewer threads, fewer neighbours, or more CPUs.".into()
-        },
+            "The CPUs that it may use are oversubscribed: fewer threads, fewer neighbours, or more CPUs."
+        }
+        .into(),
         stack: None,
         lock: None,
     });
 }
 
+/// Time as a number of CPUs that were busy with it all through the window.
+fn cpus(ns: u64, facts: &Facts<'_>) -> f64 {
+    ns as f64 / facts.window_ns.max(1) as f64
+}
+
+/// Of all CPUs, so many must have been busy for others to be in the way: else something else keeps the program from them, such as a quota
+/// or a set of CPUs of its own.
+const FULL: f64 = 0.85;
 /// Other processes named.
 const NEIGHBOURS: usize = 3;
 /// CPUs that one of them must have used.
 const NEIGHBOUR: f64 = 0.1;
 
-/// Who else used the CPUs.
-#[derive(Default)]
-struct Others {
+/// Others who use more of the CPUs than this program does, and leave none of them.
+struct Crowd {
     /// How many CPUs on average.
     cpus: f64,
-    /// Those who used most.
+    /// Those who use most.
     named: String,
 }
 
-impl Others {
-    fn of(cpu: &Cpu, facts: &Facts<'_>) -> Self {
-        let cpus = |ns: u64| ns as f64 / facts.window_ns.max(1) as f64;
+impl Crowd {
+    fn of(cpu: &Cpu, facts: &Facts<'_>) -> Option<Self> {
+        let (own, others) = (cpus(facts.time.running_ns, facts), cpus(cpu.others_ns, facts));
+        let throttled = facts.throttling.is_some_and(|throttling| throttling.periods > 0);
+        if throttled || others <= own || own + others < FULL * f64::from(facts.cpus) {
+            return None;
+        }
         let named: Vec<String> = cpu
             .others
             .iter()
-            .filter(|other| cpus(other.cpu_ns) >= NEIGHBOUR)
+            .map(|other| (other, cpus(other.cpu_ns, facts)))
+            .filter(|(_, used)| *used >= NEIGHBOUR)
             .take(NEIGHBOURS)
-            .map(|other| {
-                format!(
-                    "{} (pid {}) {:.1}",
-                    plain(&other.comm),
-                    other.pid,
-                    cpus(other.cpu_ns)
-                )
-            })
+            .map(|(other, used)| format!("{} (pid {}) {used:.1}", plain(&other.comm), other.pid))
             .collect();
-        Self {
-            cpus: cpus(cpu.others.iter().map(|other| other.cpu_ns).sum()),
-            named: named.join(", "),
-        }
+        let named = if named.is_empty() {
+            String::new()
+        } else {
+            format!(", of it {}", named.join(", "))
+        };
+        Some(Self { cpus: others, named })
     }
 }
 
@@ -188,13 +195,12 @@ fn stolen(facts: &Facts<'_>, found: &mut Vec<Finding>) {
         confidence: 0.9,
         title: format!("the hypervisor takes {} of this host's CPU time", said(part)),
         detail: format!(
-            "{} of {} CPUs in {}: a thread stands still meanwhile and seems to run",
-            duration(stolen_ns),
-            facts.cpus,
-            duration(facts.window_ns)
+            "{:.2} of {} CPUs on average: a thread stands still meanwhile and seems to run",
+            cpus(stolen_ns, facts),
+            facts.cpus
         ),
         evidence: evidence(&[("steal_ns", json!(stolen_ns)), ("share", json!(part))]),
-        remedy: "The machine shares its CPUs with others: ask for dedicated ones, or a less crowded host."
+        remedy: "The machine shares its CPUs with others, or has used up what it may take: ask for dedicated ones, or for more."
             .into(),
         stack: None,
         lock: None,
@@ -213,31 +219,36 @@ const BURNT: f64 = 0.25;
 /// And part of what the program runs.
 const SPINS: f64 = 0.2;
 
-fn spinning(cpu: &Cpu, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
-    let spinning: u64 = cpu.by_stack.iter().map(|row| row.spinning).sum();
+fn spinning(cpu: &Cpu, facts: &Facts<'_>, found: &mut Vec<Finding>) {
+    let spinning: u64 = cpu.by_function.iter().map(|row| row.spinning).sum();
     let part = share(spinning, cpu.samples);
-    let cpus = part * facts.time.running_ns as f64 / facts.window_ns.max(1) as f64;
-    let most = cpu.by_stack.iter().max_by_key(|row| row.spinning);
-    let Some(most) = most.filter(|_| cpu.taken >= SAMPLES && part >= SPINS && cpus >= BURNT) else {
+    let burnt = part * cpus(facts.time.running_ns, facts);
+    let most = cpu.by_function.iter().max_by_key(|row| row.spinning);
+    let Some((most, name)) = most.and_then(|most| Some((most, most.function.as_ref()?))) else {
         return;
     };
-    let name = function(names, most.stack.as_ref());
-    let short = cut(without_path(&name), SUBJECT);
+    if cpu.taken < SAMPLES || part < SPINS || burnt < BURNT {
+        return;
+    }
     found.push(Finding {
         id: "cpu.spin".into(),
         severity: Severity::Medium,
         confidence: 0.9,
-        title: format!("{short} spins: {cpus:.1} CPUs are burnt in waiting"),
+        title: format!(
+            "{} spins: {burnt:.1} CPUs are burnt in waiting",
+            cut(without_path(name), SUBJECT)
+        ),
         detail: format!(
             "{} of {} samples of running threads are in functions that wait without sleeping, or in sched_yield, {} of them below {name}",
-            count(spinning),
-            count(cpu.samples),
+            said(part),
+            count(cpu.taken),
             said(share(most.spinning, spinning)),
         ),
         evidence: evidence(&[
             ("samples", json!(cpu.samples)),
+            ("taken", json!(cpu.taken)),
             ("spinning", json!(spinning)),
-            ("cpus", json!(cpus)),
+            ("cpus", json!(burnt)),
         ]),
         remedy: "Wait where the kernel can help: a mutex, a condition variable or a futex; spin for microseconds at most.".into(),
         stack: most.stack.clone(),
@@ -248,74 +259,65 @@ fn spinning(cpu: &Cpu, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec
 /// Part of the window that a thread wants a CPU from which it is all of its time.
 const ALWAYS: f64 = 0.95;
 
-/// Threads that never wait: nothing but their own code makes them slow.
-fn bound(cpu: &Cpu, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
-    let wants = |thread: &ThreadTime| thread.running_ns + thread.runnable_ns;
+/// The thread that never waits, and has most samples: nothing but its own code makes it slow.
+fn bound(cpu: &Cpu, facts: &Facts<'_>, found: &mut Vec<Finding>) {
     let always = |thread: &&ThreadTime| {
-        thread.tid.is_some() && wants(thread) as f64 >= ALWAYS * facts.window_ns as f64
+        let wants = thread.running_ns + thread.runnable_ns;
+        thread.tid.is_some() && wants as f64 >= ALWAYS * facts.window_ns as f64
     };
     let threads: Vec<&ThreadTime> = facts.time.by_thread.iter().filter(always).collect();
-    let Some(first) = threads.iter().max_by_key(|thread| wants(thread)) else {
+    // Of all ticks one in so many was looked at.
+    let looked = |samples: u64| share(samples * cpu.taken, cpu.samples);
+    let first = cpu.by_thread.iter().find_map(|row| {
+        let thread = threads
+            .iter()
+            .find(|thread| (thread.pid, thread.tid) == (row.pid, Some(row.tid)))?;
+        (looked(row.samples) >= SAMPLES as f64).then_some((row, thread))
+    });
+    let Some((row, thread)) = first else { return };
+    let Some((most, name)) = row
+        .by_function
+        .first()
+        .and_then(|most| Some((most, most.function.as_ref()?)))
+    else {
         return;
     };
-    if cpu.taken < SAMPLES {
-        return;
-    }
-    let tops = functions(cpu, names);
-    let Some((name, samples, row)) = tops.first() else {
-        return;
-    };
-    let part = share(*samples, cpu.samples);
-    let short = cut(without_path(name), SUBJECT);
-    let who = match threads.len() {
-        1 => format!(
-            "thread {} ({})",
-            plain(&first.comm),
-            first.tid.unwrap_or_default()
-        ),
-        n => format!("{n} threads"),
-    };
-    let parts: Vec<String> = tops
+    let part = share(most.samples, row.samples);
+    let who = format!("thread {} ({})", plain(&thread.comm), row.tid);
+    let parts: Vec<String> = row
+        .by_function
         .iter()
-        .take(3)
-        .map(|(name, samples, _)| format!("{} in {name}", said(share(*samples, cpu.samples))))
+        .map(|of| {
+            let name = of.function.as_deref().unwrap_or("code without a name");
+            format!("{} in {name}", said(share(of.samples, row.samples)))
+        })
         .collect();
+    let more = match threads.len() {
+        1 => String::new(),
+        n => format!("; so do {} other threads", n - 1),
+    };
     found.push(Finding {
         id: "cpu.bound".into(),
-        severity: Severity::Low,
+        severity: Severity::Info,
         confidence: 0.9,
         title: format!(
-            "{short} is what runs in {} of samples: {who} never waits",
+            "{} is what runs in {} of the samples of {who}, which never waits",
+            cut(without_path(name), SUBJECT),
             said(part)
         ),
         detail: format!(
-            "{who} ran or wanted to run all the time; of {} samples of all threads {}",
-            count(cpu.samples),
+            "{who} ran or wanted to run all the time{more}; of its samples {}",
             parts.join(", ")
         ),
         evidence: evidence(&[
             ("threads", json!(threads.len())),
-            ("samples", json!(cpu.samples)),
+            ("samples", json!(row.samples)),
             ("share", json!(part)),
         ]),
         remedy:
             "What waits for this thread waits for this code: do less there, or spread it over more threads."
                 .into(),
-        stack: row.stack.clone(),
+        stack: most.stack.clone(),
         lock: None,
     });
-}
-
-/// The application's functions by samples, most first, each with the row that has most of them.
-fn functions<'a>(cpu: &'a Cpu, names: &mut Names<'_>) -> Vec<(String, u64, &'a CpuStack)> {
-    let mut functions: Vec<(String, u64, &CpuStack)> = Vec::new();
-    for row in cpu.by_stack.iter().filter(|row| row.stack.is_some()) {
-        let name = function(names, row.stack.as_ref());
-        match functions.iter_mut().find(|(known, ..)| *known == name) {
-            Some((_, samples, _)) => *samples += row.samples,
-            None => functions.push((name, row.samples, row)),
-        }
-    }
-    functions.sort_by_key(|(_, samples, _)| std::cmp::Reverse(*samples));
-    functions
 }

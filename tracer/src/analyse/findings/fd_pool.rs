@@ -63,6 +63,7 @@ pub(super) fn leak(
     let per_s: f64 = rows.iter().map(|row| row.growth_per_s).sum();
     let confidence = rows.iter().map(|row| row.confidence).fold(0.0, f64::max);
     let mut functions: Vec<(String, u64)> = Vec::new();
+    let unsure: u64 = others.iter().map(|row| row.live).sum();
     for row in rows.iter().chain(others) {
         let name = wanted_by(row, names);
         match functions.iter_mut().find(|(known, _)| *known == name) {
@@ -80,6 +81,10 @@ pub(super) fn leak(
             format!("{} ({})", cut(without_path(name), SUBJECT), plain(&share))
         })
         .collect();
+    let also = match unsure {
+        0 => String::new(),
+        _ => format!(" ({} of them may yet come back)", count(unsure)),
+    };
     Some(Finding {
         id: "fd.leak".into(),
         severity: severity(confidence, fds),
@@ -90,7 +95,7 @@ pub(super) fn leak(
             count(opened)
         ),
         detail: format!(
-            "opened for {}; {} closed{}; a connection is kept by Rows, a transaction or a Conn that is not closed, in these functions or in others that use the pool",
+            "opened for {}{also}; {} closed{}; a connection is kept by Rows, a transaction or a Conn that is not closed, in these functions or in others that use the pool",
             named.join(", "),
             count(closed),
             limit_reached(fds)

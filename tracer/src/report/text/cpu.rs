@@ -25,21 +25,13 @@ impl View<'_> {
         let Some(cpu) = self.report.cpu.as_ref().filter(|cpu| cpu.taken >= SAMPLES) else {
             return Vec::new();
         };
-        let mut functions: Vec<(String, u64)> = Vec::new();
-        for row in cpu.by_stack.iter().filter(|row| row.stack.is_some()) {
-            let function = self.app(row.stack.as_ref());
-            match functions.iter_mut().find(|(known, _)| *known == function) {
-                Some((_, samples)) => *samples += row.samples,
-                None => functions.push((function, row.samples)),
-            }
-        }
-        functions.sort_by_key(|(_, samples)| std::cmp::Reverse(*samples));
-        let named: Vec<String> = functions
+        let named: Vec<String> = cpu
+            .by_function
             .iter()
-            .map(|(function, samples)| (function, share(*samples, cpu.samples)))
+            .map(|row| (row, share(row.samples, cpu.samples)))
             .filter(|(_, part)| *part >= WORTH)
             .take(NAMED)
-            .map(|(function, part)| format!("{} {function}", percent(part)))
+            .map(|(row, part)| format!("{} {}", percent(part), self.app(row.stack.as_ref())))
             .collect();
         if named.is_empty() {
             return Vec::new();
@@ -50,7 +42,8 @@ impl View<'_> {
     }
 
     pub(super) fn cpu_details(&self) -> Vec<String> {
-        let Some(cpu) = self.report.cpu.as_ref().filter(|cpu| cpu.samples > 0) else {
+        let least = if self.options.verbose { 1 } else { SAMPLES };
+        let Some(cpu) = self.report.cpu.as_ref().filter(|cpu| cpu.taken >= least) else {
             return Vec::new();
         };
         let busy = self.report.time.as_ref().map_or(0, |spent| spent.running_ns);
@@ -71,6 +64,9 @@ impl View<'_> {
                 ]
             })
             .collect();
+        if cells.is_empty() {
+            return Vec::new();
+        }
         let columns = [
             Column::Text(""),
             Column::Number("samples"),

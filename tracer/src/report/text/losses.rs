@@ -36,6 +36,11 @@ impl View<'_> {
                 "most began before ctrace attached",
             ),
             (
+                lost.samples,
+                "samples of what runs did not fit into the ring",
+                "shares of CPU time rest on fewer",
+            ),
+            (
                 lost.stack_failed,
                 "stacks could not be unwound",
                 "shown up to where they broke",

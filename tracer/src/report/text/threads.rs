@@ -4,7 +4,7 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::word;
-use crate::report::model::ThreadTime;
+use crate::report::model::{SpawnStack, ThreadTime, Verdict};
 use crate::report::units::{count, p99_cell, percent, share, time};
 
 /// `worker-3 (4250)`, and `thread 4250` without a name.
@@ -82,6 +82,49 @@ impl View<'_> {
                 &format!("the hypervisor took {} from this host's CPUs", time(steal)),
             ));
         }
+        lines
+    }
+
+    /// Who made threads: those that stay, or all when verbose.
+    pub(super) fn spawned_details(&self) -> Vec<String> {
+        let Some(threads) = &self.report.threads else {
+            return Vec::new();
+        };
+        let suspect = |row: &&SpawnStack| matches!(row.verdict, Verdict::Leaking | Verdict::Growing);
+        let rows: Vec<&SpawnStack> = threads
+            .by_stack
+            .iter()
+            .filter(|row| self.options.verbose || suspect(row))
+            .collect();
+        let shown = &rows[..rows.len().min(self.top())];
+        let cells: Vec<Vec<String>> = shown
+            .iter()
+            .map(|row| {
+                vec![
+                    self.chain(row.stack.as_ref()),
+                    word(&row.verdict),
+                    count(row.created),
+                    count(row.ended),
+                    count(row.live),
+                    row.asleep_in.first().map_or_else(String::new, |sleep| {
+                        format!("{} in {}", count(sleep.count), self.app(sleep.stack.as_ref()))
+                    }),
+                ]
+            })
+            .collect();
+        if cells.is_empty() {
+            return Vec::new();
+        }
+        let columns = [
+            Column::Text(""),
+            Column::Word(""),
+            Column::Number("made"),
+            Column::Number("ended"),
+            Column::Number("live"),
+            Column::Text("asleep"),
+        ];
+        let mut lines = self.page.table("Threads by who made them", &columns, &cells);
+        lines.extend(self.rest(2, rows.len(), shown.len(), "stack"));
         lines
     }
 
