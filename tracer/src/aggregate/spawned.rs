@@ -64,6 +64,12 @@ pub struct Told {
 }
 
 impl Spawned {
+    /// Whether threads are followed.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
     /// Begins with a process that has so many threads.
     pub fn begin(&mut self, tgid: u32, threads: u64, now_ns: u64) {
         if self.tables.len() >= MAX_PROCESSES && !self.tables.contains_key(&tgid) {
@@ -104,8 +110,11 @@ impl Spawned {
         table.live.insert(tid, (row, now_ns));
     }
 
-    /// A thread ended.
+    /// A thread ended. The first of a process was made by none of it.
     pub fn on_end(&mut self, tgid: u32, tid: u32, now_ns: u64) {
+        if tid == tgid {
+            return;
+        }
         if let Some(table) = self.tables.get_mut(&tgid)
             && !table.on_end(tid, now_ns)
         {

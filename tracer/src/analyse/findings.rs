@@ -47,6 +47,8 @@ pub struct Facts<'a> {
     pub threads: Option<&'a Spawns>,
     /// Whether a process is a Go program.
     pub is_go: &'a dyn Fn(u32) -> bool,
+    /// Whether the runtime of a process has each thread wait on a word of its own, whatever for.
+    pub parks: &'a dyn Fn(u32) -> bool,
     /// CPUs of the host.
     pub cpus: u32,
     /// Run queue.

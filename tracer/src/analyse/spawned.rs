@@ -53,6 +53,7 @@ pub fn spawned(
                 .first()
                 .map(|&(born_ns, _)| now_ns.saturating_sub(born_ns)),
             asleep_in: places(&row, &asleep, names),
+            alone: alone(&row, &asleep),
             examples: row.live.iter().take(EXAMPLES).map(|&(_, tid)| tid).collect(),
         })
         .collect();
@@ -62,6 +63,19 @@ pub fn spawned(
         ended,
         by_stack,
     }
+}
+
+/// Threads that wait for what no other one of them waits for, with nothing but somebody else to end it.
+fn alone(row: &Told, asleep: &FxHashMap<u32, &Sleeper>) -> u64 {
+    let mut words: FxHashMap<u64, u64> = FxHashMap::default();
+    let sleepers = row.live.iter().filter_map(|(_, tid)| asleep.get(tid));
+    for word in sleepers
+        .filter(|sleeper| !sleeper.timed)
+        .filter_map(|sleeper| sleeper.uaddr)
+    {
+        *words.entry(word).or_default() += 1;
+    }
+    words.values().filter(|&&count| count == 1).sum()
 }
 
 fn places(row: &Told, asleep: &FxHashMap<u32, &Sleeper>, names: &mut Names<'_>) -> Vec<SpawnSleep> {

@@ -643,8 +643,11 @@ document! {
         pub steps: Vec<Step>,
         /// Age of the oldest that lives; null without one.
         pub oldest_ns: Option<u64>,
-        /// What those alive were asleep in at the end, most first, bounded; the others ran.
+        /// What those alive were asleep in at the end, most first, bounded; others ran, or could not be read.
         pub asleep_in: Vec<SpawnSleep>,
+        /// Of those alive, how many slept on a futex word that none of the others did, and without a time-out: idle workers mostly share
+        /// what they wait for.
+        pub alone: u64,
         /// Some of those alive, oldest first.
         pub examples: Vec<u32>,
     }

@@ -251,6 +251,7 @@ fn threads() -> Spawns {
                 stack: Some("3".into()),
                 count: 90,
             }],
+            alone: 88,
             examples: vec![4300, 4301],
         }],
     }

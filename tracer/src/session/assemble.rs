@@ -83,7 +83,7 @@ impl Tracing {
                 table.set_incomplete("records about descriptors were lost");
             }
         }
-        if losses.ring_full + losses.unknown_record > 0 {
+        if losses.ring_full + losses.map_full + losses.unknown_record > 0 {
             self.pipeline.spawned.set_incomplete();
         }
         let write = |out: &mut dyn io::Write, report: &Report| Ok(serde_json::to_writer(out, report)?);
@@ -248,6 +248,10 @@ impl Tracing {
                 .iter()
                 .any(|traced| traced.held.pid == pid && traced.described.runtime.starts_with("go"))
         };
+        let parks = |pid: u32| {
+            let mut own = targets.iter().filter(|traced| traced.held.pid == pid);
+            own.any(|traced| ["jvm", "python", "node"].contains(&&*traced.described.runtime))
+        };
         let mut losses = losses;
         // What a lock is, and who waits idly for work, is told by names.
         losses.complete &= failure.is_none();
@@ -374,6 +378,7 @@ impl Tracing {
                 cpu: cpu.as_ref(),
                 threads: threads.as_ref(),
                 is_go: &is_go,
+                parks: &parks,
                 cpus: host.cpus,
                 run_queue: run_queue.as_ref(),
                 throttling: snapshot::throttled(edge, after),

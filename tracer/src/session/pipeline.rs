@@ -336,7 +336,9 @@ impl Pipeline {
     fn on_child(&mut self, record: &Fork) {
         let (parent, child) = (record.header.tgid, record.child_tgid);
         self.stacks.process_fork(parent, child, record.header.ts_ns);
-        self.spawned.begin(child, 1, record.header.ts_ns);
+        if self.spawned.is_on() {
+            self.spawned.begin(child, 0, record.header.ts_ns);
+        }
         let Some(table) = self.fds.get(&parent) else {
             return;
         };

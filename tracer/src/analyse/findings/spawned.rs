@@ -12,9 +12,17 @@ use crate::{
     },
 };
 
+/// Of the threads that stay, so many must wait each for something of its own, for ever: what waits for work shares it, and what serves a
+/// client ends with it.
+const ALONE: f64 = 0.6;
+
 /// One finding for each function that makes threads which stay. A Go program's threads are its runtime's: its goroutines are told instead.
 pub(super) fn leaks(threads: &Spawns, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
-    let leaks = |row: &&SpawnStack| row.verdict == Verdict::Leaking && row.confidence >= LEAK_CONFIDENCE;
+    let leaks = |row: &&SpawnStack| {
+        row.verdict == Verdict::Leaking
+            && row.confidence >= LEAK_CONFIDENCE
+            && row.alone as f64 >= row.live as f64 * ALONE
+    };
     let mut told: Vec<(u32, String)> = Vec::new();
     for row in threads.by_stack.iter().filter(leaks) {
         let maker = function(names, row.stack.as_ref());
@@ -31,6 +39,8 @@ pub(super) fn leaks(threads: &Spawns, facts: &Facts<'_>, names: &mut Names<'_>, 
         let sum = |of: fn(&SpawnStack) -> u64| same.iter().map(|row| of(row)).sum::<u64>();
         let (created, ended, live) = (sum(|row| row.created), sum(|row| row.ended), sum(|row| row.live));
         let growth_per_s: f64 = same.iter().map(|row| row.growth_per_s).sum();
+        let oldest_ns = same.iter().filter_map(|row| row.oldest_ns).max();
+        let interval = row.growth_interval_per_s.filter(|_| same.len() == 1);
         told.push((row.pid, maker.clone()));
         let way = called_by(&maker, row.stack.as_ref(), names);
         let most = row.asleep_in.first();
@@ -48,7 +58,8 @@ pub(super) fn leaks(threads: &Spawns, facts: &Facts<'_>, names: &mut Names<'_>, 
         };
         found.push(Finding {
             id: "thread.leak".into(),
-            severity: if row.confidence >= SURE {
+            // In some runtimes each thread has a word of its own to wait on, also in an idle pool that is still being filled.
+            severity: if row.confidence >= SURE && !(facts.parks)(row.pid) {
                 Severity::High
             } else {
                 Severity::Medium
@@ -64,14 +75,14 @@ pub(super) fn leaks(threads: &Spawns, facts: &Facts<'_>, names: &mut Names<'_>, 
             detail: format!(
                 "{} ended{steps}, the oldest has lived for {}{said}{way}",
                 count(ended),
-                row.oldest_ns.map_or_else(|| "an unknown time".into(), duration)
+                oldest_ns.map_or_else(|| "an unknown time".into(), duration)
             ),
             evidence: evidence(&[
                 ("created", json!(created)),
                 ("ended", json!(ended)),
                 ("live", json!(live)),
                 ("growth_per_s", json!(growth_per_s)),
-                ("growth_interval_per_s", json!(row.growth_interval_per_s)),
+                ("growth_interval_per_s", json!(interval)),
                 ("stays", json!(row.stays)),
                 ("steps", json!(row.steps)),
                 ("asleep_in", json!(row.asleep_in)),

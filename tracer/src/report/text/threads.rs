@@ -4,6 +4,7 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::word;
+use crate::aggregate::verdict::LEAK_CONFIDENCE;
 use crate::report::model::{SpawnStack, ThreadTime, Verdict};
 use crate::report::units::{count, p99_cell, percent, share, time};
 
@@ -90,7 +91,8 @@ impl View<'_> {
         let Some(threads) = &self.report.threads else {
             return Vec::new();
         };
-        let suspect = |row: &&SpawnStack| matches!(row.verdict, Verdict::Leaking | Verdict::Growing);
+        let suspect =
+            |row: &&SpawnStack| row.verdict == Verdict::Leaking && row.confidence >= LEAK_CONFIDENCE;
         let rows: Vec<&SpawnStack> = threads
             .by_stack
             .iter()
