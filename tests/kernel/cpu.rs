@@ -8,12 +8,7 @@ use super::support::workload::Truth;
 use super::support::{Ctrace, Workload, can_trace, go, go_workload};
 
 fn traced(args: &[&str]) -> Option<(Report, Truth)> {
-    let mut workload = Workload::start("burn.c", args)?;
-    let ctrace = Ctrace::attach(workload.pid);
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    Some((report, truth))
+    Some(Workload::start("burn.c", args)?.traced(&[]))
 }
 
 fn cpu(report: &Report) -> &Cpu {

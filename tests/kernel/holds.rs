@@ -5,15 +5,10 @@ use tracer::report::model::{Lock, Reason, Report};
 use super::support::findings::of_program;
 use super::support::stacks::stack_contains;
 use super::support::workload::Truth;
-use super::support::{Ctrace, Workload, can_trace};
+use super::support::{Workload, can_trace};
 
 fn traced(args: &[&str]) -> Option<(Report, Truth)> {
-    let mut workload = Workload::start("holds.c", args)?;
-    let ctrace = Ctrace::attach(workload.pid);
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    Some((report, truth))
+    Some(Workload::start("holds.c", args)?.traced(&[]))
 }
 
 fn page_lock(report: &Report) -> Option<&Lock> {

@@ -4,17 +4,12 @@ use tracer::report::model::{Lock, LockKind, Report, Severity};
 
 use super::support::stacks::{locks_awaited_in, show, stack_complete, stack_contains};
 use super::support::workload::Truth;
-use super::support::{Ctrace, Workload, can_trace};
+use super::support::{Workload, can_trace};
 
 /// Traces one run of a workload, from before `go` until after `done`.
 fn traced(source: &str, args: &[&str]) -> Option<(Report, Truth)> {
     let _turn = can_trace()?;
-    let mut workload = Workload::start(source, args)?;
-    let ctrace = Ctrace::attach(workload.pid);
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    Some((report, truth))
+    Some(Workload::start(source, args)?.traced(&[]))
 }
 
 /// The one lock of this name.

@@ -1,20 +1,15 @@
 //! Story 3, "the lock nobody knew": a cache behind one lock, in five languages, and the same with the lock not held for long.
 
 use tempfile::TempDir;
-use tracer::report::model::{Finding, Report, Severity};
+use tracer::report::model::{Report, Severity};
 
-use super::support::findings::of_program;
+use super::support::findings::{assert_silent, of_program};
 use super::support::stacks::show;
-use super::support::{Ctrace, Workload, can_trace, go, go_workload};
+use super::support::{Workload, can_trace, go, go_workload};
 
 /// One run from before `go` until after `done`.
 fn traced(source: &str, args: &[&str]) -> Option<Report> {
-    let mut workload = Workload::start(source, args)?;
-    let ctrace = Ctrace::attach(workload.pid);
-    workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    Some(report)
+    Some(Workload::start(source, args)?.traced(&[]).0)
 }
 
 /// The lock is the first finding; `function` waits for it, where functions of the language have names.
@@ -43,13 +38,6 @@ fn assert_found(of: &str, report: &Report, function: Option<&str>) {
         let taken = lock.utilisation.unwrap();
         assert!(taken > 0.5, "{of}: taken {taken}");
     }
-}
-
-fn assert_silent(of: &str, report: &Report) {
-    let loud: Vec<&Finding> = of_program(report)
-        .filter(|finding| finding.severity >= Severity::Medium)
-        .collect();
-    assert!(loud.is_empty(), "{of}: {loud:#?}");
 }
 
 fn story(source: &str, function: Option<&str>) {

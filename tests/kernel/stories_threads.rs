@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 use tracer::report::model::{Finding, Report, Severity, SpawnStack, Verdict};
 
-use super::support::findings::of_program;
+use super::support::findings::{assert_silent, of_program};
 use super::support::stacks::show;
 use super::support::{Ctrace, Workload, can_trace, go, go_workload, until};
 
@@ -29,13 +29,6 @@ fn first<'a>(of: &str, report: &'a Report) -> &'a Finding {
     println!("{of}: {:?} {}; {}", first.severity, first.title, first.detail);
     assert!(first.severity >= Severity::Medium, "{of}: {first:#?}");
     first
-}
-
-fn assert_silent(of: &str, report: &Report) {
-    let loud: Vec<&Finding> = of_program(report)
-        .filter(|finding| finding.severity >= Severity::Medium)
-        .collect();
-    assert!(loud.is_empty(), "{of}: {loud:#?}");
 }
 
 /// `maker` makes the threads and `stuck` is where they stay, where functions of the language have names.

@@ -6,7 +6,7 @@ use std::process::Command;
 use tracer::report::model::Report;
 
 use super::workload::Truth;
-use super::{Ctrace, Workload, go, require};
+use super::{Workload, go, require};
 
 /// `tests/workloads/NAME.go` built into a folder; `None` (said aloud) where this Go is missing.
 pub(crate) fn built(name: &str, version: &str, args: &[&str], folder: &Path) -> Option<PathBuf> {
@@ -31,13 +31,7 @@ pub(crate) fn started(program: &Path, args: &[&str]) -> Workload {
 
 /// Traces one run, from before `go` until after `done`.
 pub(crate) fn traced(program: &Path, args: &[&str], options: &[&str]) -> (Report, Truth) {
-    let mut workload = started(program, args);
-    let pid = workload.pid.to_string();
-    let ctrace = Ctrace::start(&[&["--pid", &pid], options].concat());
-    let truth = workload.go();
-    let report = ctrace.interrupted();
-    workload.quit();
-    (report, truth)
+    started(program, args).traced(options)
 }
 
 /// Names of a stack's functions, leaf first.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::process::{Command, ExitStatus};
 
+use tracer::report::model::Report;
+
 use super::build;
+use super::ctrace::Ctrace;
 use super::process::Process;
 use super::turn::require;
 
@@ -105,6 +108,16 @@ impl Workload {
             let (key, number) = fact.rsplit_once(' ').unwrap();
             truth.insert(key.to_owned(), number.parse().unwrap());
         }
+    }
+
+    /// Traced with these options from before `go` until after `done`; what it knows to be true.
+    pub(crate) fn traced(mut self, options: &[&str]) -> (Report, Truth) {
+        let pid = self.pid.to_string();
+        let ctrace = Ctrace::start(&[&["--pid", &pid], options].concat());
+        let truth = self.go();
+        let report = ctrace.interrupted();
+        self.quit();
+        (report, truth)
     }
 
     /// Asks for its counts; what it knows to be true by now.

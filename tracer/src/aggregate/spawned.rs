@@ -18,7 +18,7 @@ const MAX_PROCESSES: usize = 4096;
 
 /// Threads made by one stack.
 #[derive(Clone, Debug)]
-pub struct Row {
+struct Row {
     stack: StackId,
     series: Series,
     deaths: Ages,

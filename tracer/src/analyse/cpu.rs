@@ -15,6 +15,8 @@ use crate::{
     stacks::StackId,
 };
 
+/// Samples below which no share tells anything.
+pub(crate) const TELLING: u64 = 50;
 /// Stacks whose names are looked up, those with most ticks; the others are one row.
 const NAMED_MAX: usize = 4096;
 /// Rows in the report.
@@ -62,6 +64,27 @@ impl Sum {
     }
 }
 
+/// What is known of a stack by its names.
+struct Place {
+    /// The application's innermost function.
+    function: Option<String>,
+    /// It waits without sleeping, whatever the kernel says.
+    spins: bool,
+    /// It is in Go's runtime, which has its own way of giving a CPU away.
+    of_runtime: bool,
+}
+
+impl Place {
+    /// Those of its ticks that burnt the CPU to wait.
+    const fn spinning(&self, ticks: Ticks) -> u64 {
+        match (self.spins, self.of_runtime) {
+            (true, _) => ticks.all,
+            (false, true) => 0,
+            (false, false) => ticks.yielding,
+        }
+    }
+}
+
 /// What samples say of one function, by its name.
 type Functions = HashMap<Option<String>, Sum>;
 
@@ -75,26 +98,23 @@ pub fn cpu(samples: &Samples, others: &Others, hz: u32, names: &mut Names<'_>) -
     rows.sort_unstable_by_key(|&(of, ticks)| (Reverse(ticks.all), of));
     let mut groups: HashMap<(u32, Vec<String>), Sum> = HashMap::new();
     let mut functions = Functions::new();
-    let mut known: FxHashMap<StackId, (Option<String>, bool)> = FxHashMap::default();
+    let mut known: FxHashMap<StackId, Place> = FxHashMap::default();
     for (at, &((tgid, stack), ticks)) in rows.iter().enumerate() {
         let frames = if at < NAMED_MAX { names.frames(stack) } else { &[] };
         let path: Vec<String> = frames.iter().map(word).collect();
-        let function = app_function(frames).and_then(|frame| frame.function.clone());
-        let spins = path.first().is_some_and(|leaf| spins(leaf));
-        // The runtime's own way of giving a CPU away.
-        let of_runtime = path.first().is_some_and(|leaf| leaf.starts_with("runtime."));
-        let spinning = match (spins, of_runtime) {
-            (true, _) => ticks.all,
-            (false, true) => 0,
-            (false, false) => ticks.yielding,
+        let place = Place {
+            function: app_function(frames).and_then(|frame| frame.function.clone()),
+            spins: path.first().is_some_and(|leaf| spins(leaf)),
+            of_runtime: path.first().is_some_and(|leaf| leaf.starts_with("runtime.")),
         };
+        let spinning = place.spinning(ticks);
         let shown = if path.is_empty() { StackId::NONE } else { stack };
         if shown != StackId::NONE {
             functions
-                .entry(function.clone())
+                .entry(place.function.clone())
                 .or_default()
                 .add(stack, ticks, spinning);
-            known.insert(stack, (function, spins));
+            known.insert(stack, place);
         }
         groups
             .entry((tgid, path))
@@ -121,21 +141,16 @@ fn spins(function: &str) -> bool {
     SPINS.contains(&name)
 }
 
-fn threads(
-    samples: &Samples,
-    known: &FxHashMap<StackId, (Option<String>, bool)>,
-    names: &mut Names<'_>,
-) -> Vec<CpuThread> {
+fn threads(samples: &Samples, known: &FxHashMap<StackId, Place>, names: &mut Names<'_>) -> Vec<CpuThread> {
     let mut threads: FxHashMap<(u32, u32), (u64, Functions)> = FxHashMap::default();
     for ((tgid, tid, stack), ticks) in samples.rows().filter(|(of, _)| of.1 != 0) {
         let (all, functions) = threads.entry((tgid, tid)).or_default();
         *all += ticks.all;
-        if let Some((function, spins)) = known.get(&stack) {
-            let spinning = if *spins { ticks.all } else { 0 };
+        if let Some(place) = known.get(&stack) {
             functions
-                .entry(function.clone())
+                .entry(place.function.clone())
                 .or_default()
-                .add(stack, ticks, spinning);
+                .add(stack, ticks, place.spinning(ticks));
         }
     }
     let mut rows: Vec<_> = threads.into_iter().collect();

@@ -24,7 +24,7 @@ use crate::report::{
         Cpu, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, Spawns, StackKey, Time,
         Verdict,
     },
-    units::{count, duration, percent, plain},
+    units::{count, duration, portion},
 };
 
 /// What the diagnoses look at.
@@ -45,10 +45,8 @@ pub struct Facts<'a> {
     pub cpu: Option<&'a Cpu>,
     /// Threads by who made them.
     pub threads: Option<&'a Spawns>,
-    /// Whether a process is a Go program.
-    pub is_go: &'a dyn Fn(u32) -> bool,
-    /// Whether the runtime of a process has each thread wait on a word of its own, whatever for.
-    pub parks: &'a dyn Fn(u32) -> bool,
+    /// The runtime of a process, as in the report.
+    pub runtime: &'a dyn Fn(u32) -> &'a str,
     /// CPUs of the host.
     pub cpus: u32,
     /// Run queue.
@@ -345,7 +343,7 @@ fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_
         "threads"
     };
     let took = if share < 1.0 {
-        format!("took {total} of {window} ({})", plain(&percent(share)))
+        format!("took {total} of {window} ({})", portion(share))
     } else {
         format!("took {total} in {window} ({share:.1} {who} waiting on average)")
     };
@@ -412,7 +410,7 @@ fn taken(lock: &Lock) -> String {
         return String::new();
     };
     let knee = if taken >= KNEE { ", past the knee" } else { "" };
-    format!("; taken at least {} of the time{knee}", plain(&percent(taken)))
+    format!("; taken at least {} of the time{knee}", portion(taken))
 }
 
 /// What its holders do.
@@ -427,7 +425,7 @@ fn held(lock: &Lock, names: &mut Names<'_>) -> String {
         if share >= HELD_OVER {
             let reason = json!(reason).as_str().unwrap_or_default().replace('_', " ");
             let place = function(names, row.stack.as_ref());
-            let share = plain(&percent(share));
+            let share = portion(share);
             text = format!("{text}, {share} of it asleep in {place} ({reason})");
         }
     }

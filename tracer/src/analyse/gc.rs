@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::report::{
     model::{Finding, GoGc, Hist, Severity},
-    units::{count, duration, percent, plain},
+    units::{count, duration, portion},
 };
 
 /// A stop of the world that is felt: Go's own aim is half a millisecond, and many requests take less than ten times that.
@@ -91,7 +91,7 @@ fn pause(gc: &GoGc, window_ns: u64) -> Option<Finding> {
             "{} collections; the world stood for {} in all, {} of the time; p99 of a stop is {}",
             count(gc.cycles),
             duration(gc.pause_total_ns),
-            plain(&percent(gc.pause_share)),
+            portion(gc.pause_share),
             duration(stops.p99_ns)
         ),
         evidence: evidence(&[
@@ -135,7 +135,7 @@ fn pressure(gc: &GoGc, window_ns: u64, running_ns: u64) -> Option<Finding> {
             (
                 severity,
                 0.9,
-                format!("takes {} of the program's CPU time", plain(&percent(own))),
+                format!("takes {} of the program's CPU time", portion(own)),
             )
         }
         None if rate >= OFTEN => (Severity::Medium, 0.5, "runs all the time".to_owned()),
@@ -193,7 +193,7 @@ fn help(gc: &GoGc) -> String {
         .map_or_else(String::new, |share| {
             format!(
                 "; goroutines that want memory help out, which takes {} of the CPUs and makes requests slower",
-                plain(&percent(share))
+                portion(share)
             )
         })
 }

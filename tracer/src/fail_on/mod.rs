@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use crate::report::{
     diff::Diff,
     model::{Report, Severity},
-    units::{bytes, count, duration, percent, plain},
+    units::{bytes, count, duration, plain, portion},
 };
 
 /// What a metric is measured in, and so how its values are written.
@@ -47,7 +47,7 @@ impl Unit {
             Self::Time => duration(value.max(0.0) as u64),
             Self::Number if value.fract() == 0.0 && value.abs() < 1e15 && value >= 0.0 => count(value as u64),
             Self::Number => format!("{value:.3}"),
-            Self::Share => plain(&percent(value)),
+            Self::Share => portion(value),
             Self::Bytes => plain(&bytes(value)),
             Self::Severity => SEVERITIES
                 .iter()

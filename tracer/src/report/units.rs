@@ -59,6 +59,11 @@ pub(crate) fn duration(ns: u64) -> String {
     plain(&time(ns))
 }
 
+/// [`percent`] with an ordinary space, for text that leaves the renderer.
+pub(crate) fn portion(share: f64) -> String {
+    plain(&percent(share))
+}
+
 /// `text` with ordinary spaces in place of [`GLUE`].
 pub(crate) fn plain(text: &str) -> String {
     text.replace(GLUE, " ")
@@ -227,7 +232,7 @@ mod tests {
             ["12 B", "38.2 MB", "-4.00 GB"]
         );
         assert_eq!([rate(4.1), rate(0.0), rate(-12.34)], ["+4.10", "0", "-12.3"]);
-        let shares = [0.0, 0.0004, 0.018, 0.5, 0.993, 1.0].map(|part| plain(&percent(part)));
+        let shares = [0.0, 0.0004, 0.018, 0.5, 0.993, 1.0].map(portion);
         assert_eq!(shares, ["0 %", "< 0.1 %", "1.8 %", "50 %", "99.3 %", "100 %"]);
     }
 }

@@ -243,15 +243,12 @@ impl Tracing {
                 .unwrap_or_default()
         });
         let live = snapshot::live(edge, after, &sleepers, window.start_ns);
-        let is_go = |pid: u32| {
-            targets
-                .iter()
-                .any(|traced| traced.held.pid == pid && traced.described.runtime.starts_with("go"))
-        };
-        let parks = |pid: u32| {
+        let targets = &*targets;
+        let runtime = |pid: u32| {
             let mut own = targets.iter().filter(|traced| traced.held.pid == pid);
-            own.any(|traced| ["jvm", "python", "node"].contains(&&*traced.described.runtime))
+            own.next().map_or("", |traced| &*traced.described.runtime)
         };
+        let is_go = |pid: u32| runtime(pid).starts_with("go");
         let mut losses = losses;
         // What a lock is, and who waits idly for work, is told by names.
         losses.complete &= failure.is_none();
@@ -377,8 +374,7 @@ impl Tracing {
                 time: &time,
                 cpu: cpu.as_ref(),
                 threads: threads.as_ref(),
-                is_go: &is_go,
-                parks: &parks,
+                runtime: &runtime,
                 cpus: host.cpus,
                 run_queue: run_queue.as_ref(),
                 throttling: snapshot::throttled(edge, after),

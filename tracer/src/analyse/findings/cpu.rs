@@ -4,11 +4,12 @@ use serde_json::json;
 
 use super::{Facts, SUBJECT, evidence};
 use crate::{
+    analyse::cpu::TELLING,
     proc::sched::Throttling,
     report::{
         frames::{cut, without_path},
         model::{Cpu, Finding, RunQueue, Severity, ThreadTime},
-        units::{count, duration, percent, plain, share},
+        units::{count, duration, plain, portion, share},
     },
 };
 
@@ -193,7 +194,7 @@ fn stolen(facts: &Facts<'_>, found: &mut Vec<Finding>) {
             Severity::Low
         },
         confidence: 0.9,
-        title: format!("the hypervisor takes {} of this host's CPU time", said(part)),
+        title: format!("the hypervisor takes {} of this host's CPU time", portion(part)),
         detail: format!(
             "{:.2} of {} CPUs on average: a thread stands still meanwhile and seems to run",
             cpus(stolen_ns, facts),
@@ -207,13 +208,6 @@ fn stolen(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     });
 }
 
-/// A share in ordinary characters.
-fn said(share: f64) -> String {
-    plain(&percent(share))
-}
-
-/// Samples below which no share is told.
-const SAMPLES: u64 = 50;
 /// CPUs burnt by spinning from which it is felt.
 const BURNT: f64 = 0.25;
 /// And part of what the program runs.
@@ -227,7 +221,7 @@ fn spinning(cpu: &Cpu, facts: &Facts<'_>, found: &mut Vec<Finding>) {
     let Some((most, name)) = most.and_then(|most| Some((most, most.function.as_ref()?))) else {
         return;
     };
-    if cpu.taken < SAMPLES || part < SPINS || burnt < BURNT {
+    if cpu.taken < TELLING || part < SPINS || burnt < BURNT {
         return;
     }
     found.push(Finding {
@@ -240,9 +234,9 @@ fn spinning(cpu: &Cpu, facts: &Facts<'_>, found: &mut Vec<Finding>) {
         ),
         detail: format!(
             "{} of {} samples of running threads are in functions that wait without sleeping, or in sched_yield, {} of them below {name}",
-            said(part),
+            portion(part),
             count(cpu.taken),
-            said(share(most.spinning, spinning)),
+            portion(share(most.spinning, spinning)),
         ),
         evidence: evidence(&[
             ("samples", json!(cpu.samples)),
@@ -272,7 +266,7 @@ fn bound(cpu: &Cpu, facts: &Facts<'_>, found: &mut Vec<Finding>) {
         let thread = threads
             .iter()
             .find(|thread| (thread.pid, thread.tid) == (row.pid, Some(row.tid)))?;
-        (looked(row.samples) >= SAMPLES as f64).then_some((row, thread))
+        (looked(row.samples) >= TELLING as f64).then_some((row, thread))
     });
     let Some((row, thread)) = first else { return };
     let Some((most, name)) = row
@@ -289,7 +283,7 @@ fn bound(cpu: &Cpu, facts: &Facts<'_>, found: &mut Vec<Finding>) {
         .iter()
         .map(|of| {
             let name = of.function.as_deref().unwrap_or("code without a name");
-            format!("{} in {name}", said(share(of.samples, row.samples)))
+            format!("{} in {name}", portion(share(of.samples, row.samples)))
         })
         .collect();
     let more = match threads.len() {
@@ -303,7 +297,7 @@ fn bound(cpu: &Cpu, facts: &Facts<'_>, found: &mut Vec<Finding>) {
         title: format!(
             "{} is what runs in {} of the samples of {who}, which never waits",
             cut(without_path(name), SUBJECT),
-            said(part)
+            portion(part)
         ),
         detail: format!(
             "{who} ran or wanted to run all the time{more}; of its samples {}",

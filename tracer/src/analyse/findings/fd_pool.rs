@@ -11,7 +11,7 @@ use crate::{
     report::{
         frames::{cut, without_path},
         model::{FdStack, Fds, Finding, Verdict},
-        units::{count, percent, plain},
+        units::{count, portion},
     },
 };
 
@@ -77,8 +77,8 @@ pub(super) fn leak(
         .iter()
         .take(NAMED)
         .map(|(name, of)| {
-            let share = percent(*of as f64 / all.max(1) as f64);
-            format!("{} ({})", cut(without_path(name), SUBJECT), plain(&share))
+            let share = portion(*of as f64 / all.max(1) as f64);
+            format!("{} ({})", cut(without_path(name), SUBJECT), share)
         })
         .collect();
     let also = match unsure {

@@ -9,7 +9,7 @@ use crate::{
     report::{
         frames::{cut, without_path},
         model::{FdShared, FdStack, Fds, Finding, StackKey, Verdict},
-        units::{count, counted, percent, plain},
+        units::{count, counted, portion},
     },
 };
 
@@ -104,7 +104,7 @@ fn finding(fds: &Fds, sum: &FdShared, row: &FdStack, first: &Share, shares: &[Sh
                     "{} ({}, {})",
                     name(share),
                     count(share.live),
-                    plain(&percent(share_of(share)))
+                    portion(share_of(share))
                 )
             })
             .collect();

@@ -15,7 +15,7 @@ use crate::{
     report::{
         frames::{cut, without_path},
         model::{Finding, Go, GoPool, GoPoolStack, GoPoolUse, Hist, Severity},
-        units::{count, counted, duration, modes, percent, plain, share, tail},
+        units::{count, counted, duration, modes, percent, plain, portion, share, tail},
     },
 };
 
@@ -60,7 +60,7 @@ pub(super) fn exhausted(go: &Go, facts: &Facts<'_>, names: &mut Names<'_>, found
             title: format!(
                 "pool of {} exhausted {} of the time: {}",
                 counted(pool.max_open, "connection"),
-                plain(&percent(pool.exhausted_share)),
+                portion(pool.exhausted_share),
                 suffered(pool).unwrap_or_else(|| waiting(pool, names)),
             ),
             detail: format!(
@@ -254,7 +254,7 @@ fn held(pool: &GoPool, names: &mut Names<'_>) -> (Held, String) {
     if busy < enough && uses.opener >= OPENING {
         let words = format!(
             "connections are opened anew {} of the time, one after the other",
-            plain(&percent(uses.opener.min(1.0)))
+            portion(uses.opener.min(1.0))
         );
         return (Held::Connecting, words);
     }

@@ -16,6 +16,9 @@ use crate::{
 /// client ends with it.
 const ALONE: f64 = 0.6;
 
+/// Runtimes in which each thread has a word of its own to wait on, also in an idle pool that is still being filled.
+const PARKS: [&str; 3] = ["jvm", "python", "node"];
+
 /// One finding for each function that makes threads which stay. A Go program's threads are its runtime's: its goroutines are told instead.
 pub(super) fn leaks(threads: &Spawns, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
     let leaks = |row: &&SpawnStack| {
@@ -26,7 +29,8 @@ pub(super) fn leaks(threads: &Spawns, facts: &Facts<'_>, names: &mut Names<'_>, 
     let mut told: Vec<(u32, String)> = Vec::new();
     for row in threads.by_stack.iter().filter(leaks) {
         let maker = function(names, row.stack.as_ref());
-        if (facts.is_go)(row.pid) || told.contains(&(row.pid, maker.clone())) {
+        let runtime = (facts.runtime)(row.pid);
+        if runtime.starts_with("go") || told.contains(&(row.pid, maker.clone())) {
             continue;
         }
         // It may do so in several lines.
@@ -58,8 +62,7 @@ pub(super) fn leaks(threads: &Spawns, facts: &Facts<'_>, names: &mut Names<'_>, 
         };
         found.push(Finding {
             id: "thread.leak".into(),
-            // In some runtimes each thread has a word of its own to wait on, also in an idle pool that is still being filled.
-            severity: if row.confidence >= SURE && !(facts.parks)(row.pid) {
+            severity: if row.confidence >= SURE && !PARKS.contains(&runtime) {
                 Severity::High
             } else {
                 Severity::Medium

@@ -4,11 +4,10 @@ use super::View;
 use super::escape::name;
 use super::page::Column;
 use super::screen::LABEL;
+use crate::analyse::cpu::TELLING;
 use crate::report::model::{Cpu, CpuStack};
 use crate::report::units::{count, percent, share, time};
 
-/// Samples below which no share is told on the first screen.
-const SAMPLES: u64 = 50;
 /// Functions named there, and the share that one of them must have.
 const NAMED: usize = 3;
 const WORTH: f64 = 0.05;
@@ -22,7 +21,7 @@ const BUSY: f64 = 0.05;
 impl View<'_> {
     /// For the first screen of a program that computes: which functions did.
     pub(super) fn cpu_line(&self) -> Vec<String> {
-        let Some(cpu) = self.report.cpu.as_ref().filter(|cpu| cpu.taken >= SAMPLES) else {
+        let Some(cpu) = self.report.cpu.as_ref().filter(|cpu| cpu.taken >= TELLING) else {
             return Vec::new();
         };
         let named: Vec<String> = cpu
@@ -42,7 +41,7 @@ impl View<'_> {
     }
 
     pub(super) fn cpu_details(&self) -> Vec<String> {
-        let least = if self.options.verbose { 1 } else { SAMPLES };
+        let least = if self.options.verbose { 1 } else { TELLING };
         let Some(cpu) = self.report.cpu.as_ref().filter(|cpu| cpu.taken >= least) else {
             return Vec::new();
         };
