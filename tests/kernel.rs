@@ -55,6 +55,8 @@ mod goroutines_leaks;
 mod holds;
 #[path = "kernel/locks.rs"]
 mod locks;
+#[path = "kernel/memory.rs"]
+mod memory;
 #[path = "kernel/memos.rs"]
 mod memos;
 #[path = "kernel/names.rs"]

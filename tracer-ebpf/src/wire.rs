@@ -60,6 +60,8 @@ pub mod kind {
     pub const GO_START: u16 = 12;
     /// [`super::Sample`]: a tick of a CPU's clock found a target thread running.
     pub const SAMPLE: u16 = 13;
+    /// [`super::Fault`].
+    pub const FAULT: u16 = 14;
 }
 
 wire! {
@@ -276,6 +278,25 @@ wire! {
         pub in_kernel: u32,
     }
 }
+
+wire! {
+    /// A target thread touched a page of its memory that was not there. The bytes from [`Regs::sp`] follow, at most
+    /// [`StackClass::Large`], as in a [`Sample`].
+    pub struct Fault [200] {
+        /// Front.
+        pub header: Header,
+        /// Registers: where it was touched, or where the thread came into the kernel, which did.
+        pub regs: Regs,
+        /// What was touched.
+        pub address: u64,
+        /// How many faults this one stands for ([`FAULTS_PERIOD`], [`Control::faults_mask`]).
+        pub weight: u64,
+    }
+}
+
+/// Of a CPU's page faults, whoever makes them, one in so many is looked at: a prime, so that no order in which memory is touched falls into
+/// step with it.
+pub const FAULTS_PERIOD: u32 = 31;
 
 wire! {
     /// Value of the map `NEIGHBOURS`: a process that is no target.
@@ -590,8 +611,10 @@ pub mod counter {
     pub const SAMPLE_RING_FULL: u32 = 24;
     /// Ticks that found a process running that is no target. Not a loss.
     pub const OTHERS_TICKS: u32 = 25;
+    /// A page fault that was looked at found no room in the ring. Not a loss that anything but memory feels.
+    pub const FAULT_RING_FULL: u32 = 26;
     /// Number of counters.
-    pub const COUNT: u32 = 26;
+    pub const COUNT: u32 = 27;
 }
 
 /// Bits of the global `FEATURES`: which collectors the probes feed.
@@ -635,7 +658,7 @@ pub mod phase {
 
 wire! {
     /// The map `CONTROL`: what user space may change while the probes run.
-    pub struct Control [64] {
+    pub struct Control [72] {
         /// 0 while user space does not read the ring yet: nothing is sent.
         pub armed: u64,
         /// Sleeps shorter than this, in ns, get no record.
@@ -652,6 +675,8 @@ wire! {
         pub go_parks_ns: u64,
         /// Of the ticks that find a target running one in this plus one, chosen at random, gets a record; a power of two minus one.
         pub ticks_mask: u64,
+        /// The same of the page faults that are looked at.
+        pub faults_mask: u64,
     }
 }
 
@@ -714,6 +739,7 @@ mod tests {
             GoWait::SIZE,
             GoStart::SIZE,
             Sample::SIZE,
+            Fault::SIZE,
             FdOpen::SIZE,
             FdClose::SIZE,
             FdRights::SIZE,

@@ -227,6 +227,7 @@ pub(super) fn control() -> Control {
         go_locks_ns: u64::MAX,
         go_parks_ns: u64::MAX,
         ticks_mask: 0,
+        faults_mask: 0,
     })
 }
 

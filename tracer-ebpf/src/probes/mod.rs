@@ -16,6 +16,7 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod emit;
+mod faults;
 mod fds;
 mod go;
 mod go_parks;

@@ -9,8 +9,8 @@ use super::names::Names;
 use crate::{
     aggregate::samples::{Samples, Ticks},
     report::{
-        frames::app_function,
-        model::{Cpu, CpuFunction, CpuOther, CpuStack, CpuThread, StackFrame},
+        frames::{app_function, path_of},
+        model::{Cpu, CpuFunction, CpuOther, CpuStack, CpuThread},
     },
     stacks::StackId,
 };
@@ -101,7 +101,7 @@ pub fn cpu(samples: &Samples, others: &Others, hz: u32, names: &mut Names<'_>) -
     let mut known: FxHashMap<StackId, Place> = FxHashMap::default();
     for (at, &((tgid, stack), ticks)) in rows.iter().enumerate() {
         let frames = if at < NAMED_MAX { names.frames(stack) } else { &[] };
-        let path: Vec<String> = frames.iter().map(word).collect();
+        let path = path_of(frames);
         let place = Place {
             function: app_function(frames).and_then(|frame| frame.function.clone()),
             spins: path.first().is_some_and(|leaf| spins(leaf)),
@@ -204,17 +204,6 @@ fn listed(groups: HashMap<(u32, Vec<String>), Sum>, all: u64, names: &mut Names<
             spinning: sum.spinning,
         })
         .collect()
-}
-
-/// A frame's function, or where it is.
-fn word(frame: &StackFrame) -> String {
-    frame.function.clone().unwrap_or_else(|| {
-        format!(
-            "{} {}",
-            frame.module.as_deref().unwrap_or_default(),
-            frame.address
-        )
-    })
 }
 
 fn tick_ns(hz: u32) -> u64 {

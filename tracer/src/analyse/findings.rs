@@ -7,6 +7,7 @@ mod go_proof;
 mod goroutines;
 mod growth;
 mod in_part;
+mod memory;
 mod pools;
 mod spawned;
 mod stuck;
@@ -21,8 +22,8 @@ use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
     model::{
-        Cpu, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, RunQueue, Severity, Spawns, StackKey, Time,
-        Verdict,
+        Cpu, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, Memory, RunQueue, Severity, Spawns, StackKey,
+        Time, Verdict,
     },
     units::{count, duration, portion},
 };
@@ -45,6 +46,8 @@ pub struct Facts<'a> {
     pub cpu: Option<&'a Cpu>,
     /// Threads by who made them.
     pub threads: Option<&'a Spawns>,
+    /// Resident memory.
+    pub memory: Option<&'a Memory>,
     /// The runtime of a process, as in the report.
     pub runtime: &'a dyn Fn(u32) -> &'a str,
     /// CPUs of the host.
@@ -88,6 +91,9 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     }
     if let Some(threads) = facts.threads {
         spawned::leaks(threads, facts, names, &mut found);
+    }
+    if let Some(memory) = facts.memory {
+        memory::growth(memory, facts, names, &mut found);
     }
     cpu::all(facts, &mut found);
     found.sort_by(|a, b| {

@@ -15,6 +15,7 @@ mod go_pools;
 pub mod go_shapes;
 pub mod hints;
 pub mod locks;
+pub mod memory;
 pub mod names;
 pub mod owners;
 pub mod rules;

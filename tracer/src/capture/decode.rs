@@ -1,8 +1,8 @@
 //! Ring records to events. Nothing here trusts the length or the kind of a record.
 
 use tracer_ebpf::wire::{
-    Delays, Exec, Exit, FdClose, FdOpen, FdRights, FdUring, Fork, GoStart, GoWait, Header, Regs, Sample,
-    Stack, StackClass, Wait, kind,
+    Delays, Exec, Exit, Fault, FdClose, FdOpen, FdRights, FdUring, Fork, GoStart, GoWait, Header, Regs,
+    Sample, Stack, StackClass, Wait, kind,
 };
 
 /// One record of the ring.
@@ -32,6 +32,8 @@ pub enum Event<'a> {
     GoStart(GoStart),
     /// A thread was running, and the bytes copied from its stack pointer up.
     Sample(Sample, &'a [u8]),
+    /// Memory was touched that had not been there, and the same bytes.
+    Fault(Fault, &'a [u8]),
     /// A thread or process was made.
     Fork(Fork),
     /// A process replaced its program.
@@ -40,10 +42,10 @@ pub enum Event<'a> {
     Exit(Exit),
 }
 
-/// Whether a record is a sample.
+/// Whether a record is a sample, of what runs or of what is touched.
 #[must_use]
 pub fn is_sample(bytes: &[u8]) -> bool {
-    Header::read(bytes).is_some_and(|header| header.kind == kind::SAMPLE)
+    Header::read(bytes).is_some_and(|header| matches!(header.kind, kind::SAMPLE | kind::FAULT))
 }
 
 /// `None` when the record is of an unknown kind or too short for its kind: counted by the caller, never guessed at.
@@ -61,6 +63,7 @@ pub fn decode(bytes: &[u8]) -> Option<Event<'_>> {
         kind::GO_WAIT => Event::GoWait(GoWait::read(bytes)?),
         kind::GO_START => Event::GoStart(GoStart::read(bytes)?),
         kind::SAMPLE => sample(bytes)?,
+        kind::FAULT => fault(bytes)?,
         kind::FORK => Event::Fork(Fork::read(bytes)?),
         kind::EXEC => Event::Exec(Exec::read(bytes)?),
         kind::EXIT => Event::Exit(Exit::read(bytes)?),
@@ -86,6 +89,15 @@ fn sample(bytes: &[u8]) -> Option<Event<'_>> {
     ))
 }
 
+fn fault(bytes: &[u8]) -> Option<Event<'_>> {
+    let record = Fault::read(bytes)?;
+    let rest = bytes.get(Fault::SIZE..)?;
+    Some(Event::Fault(
+        record,
+        copied(&record.regs, rest, StackClass::Large),
+    ))
+}
+
 /// Of the bytes after a record those that were copied.
 fn copied<'a>(regs: &Regs, rest: &'a [u8], class: StackClass) -> &'a [u8] {
     let len = (regs.stack_len as usize).min(class.bytes()).min(rest.len());
@@ -100,12 +112,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096), kind in 0u16..15) {
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096), kind in 0u16..16) {
             let mut bytes = bytes;
             if bytes.len() >= 2 {
                 bytes[..2].copy_from_slice(&kind.to_le_bytes());
             }
-            if let Some(Event::Stack(_, copied) | Event::Sample(_, copied)) = decode(&bytes) {
+            if let Some(Event::Stack(_, copied) | Event::Sample(_, copied) | Event::Fault(_, copied)) = decode(&bytes) {
                 prop_assert!(copied.len() <= StackClass::Large.bytes());
             }
         }

@@ -35,7 +35,7 @@ use tracer_ebpf::{
     go_pool::{self, Counts},
     go_wait::{self, Layout, Pending},
     memo::{Key, Ways},
-    wire::{Control, GoLayout, Neighbour, StackClass, StackPlace, TaskSnapshot, counter},
+    wire::{Control, FAULTS_PERIOD, GoLayout, Neighbour, StackClass, StackPlace, TaskSnapshot, counter},
 };
 
 use self::{
@@ -290,6 +290,12 @@ impl Capture {
     #[must_use]
     pub fn samples_cpus(&self) -> bool {
         self.attached.iter().any(|step| step.hook == Hook::CpuClock)
+    }
+
+    /// Whether page faults are looked at.
+    #[must_use]
+    pub fn sees_faults(&self) -> bool {
+        self.attached.iter().any(|step| step.hook == Hook::PageFaults)
     }
 
     /// Processes that are no targets and ran at ticks, since they were last forgotten.
@@ -703,19 +709,25 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
             let program: &mut Iter = program.try_into()?;
             program.load("task", btf)?;
         }
-        Hook::CpuClock => {
+        Hook::CpuClock | Hook::PageFaults => {
+            let (event, policy) = match step.hook {
+                Hook::PageFaults => (
+                    SoftwareEvent::PageFaultsMin,
+                    SamplePolicy::Period(u64::from(FAULTS_PERIOD)),
+                ),
+                _ => (
+                    SoftwareEvent::CpuClock,
+                    SamplePolicy::Frequency(u64::from(TICKS_HZ)),
+                ),
+            };
             let program: &mut PerfEvent = program.try_into()?;
             program.load()?;
             say_size(step.program, program.info());
             let cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
             for cpu in cpus {
-                let attached = program.attach(
-                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                    PerfEventScope::AllProcessesOneCpu { cpu },
-                    SamplePolicy::Frequency(u64::from(TICKS_HZ)),
-                    false,
-                );
-                if let Err(error) = attached {
+                let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+                let event = PerfEventConfig::Software(event);
+                if let Err(error) = program.attach(event, scope, policy, false) {
                     // All or none: shares of some CPUs would be taken for those of all.
                     program.unload()?;
                     return Err(error.into());

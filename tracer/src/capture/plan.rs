@@ -23,6 +23,8 @@ pub struct Collectors {
     pub io: bool,
     /// Go's runtime: goroutines, read from memory, and waits for its locks.
     pub go: bool,
+    /// Resident memory, and who touches what is new of it.
+    pub memory: bool,
 }
 
 impl Collectors {
@@ -33,6 +35,7 @@ impl Collectors {
         sched: true,
         io: true,
         go: true,
+        memory: true,
     };
 
     /// As the probes read them ([`feature`]).
@@ -71,6 +74,8 @@ pub enum Hook {
     Uprobe(&'static str),
     /// Each CPU's clock.
     CpuClock,
+    /// Each CPU's page faults.
+    PageFaults,
 }
 
 impl Hook {
@@ -82,7 +87,7 @@ impl Hook {
             Self::Tracepoint(..) => "tracepoint",
             Self::Iter => "iter",
             Self::Uprobe(_) => "uprobe",
-            Self::CpuClock => "perf",
+            Self::CpuClock | Self::PageFaults => "perf",
         }
     }
 
@@ -93,6 +98,7 @@ impl Hook {
             Self::TpBtf(name) | Self::Tracepoint(_, name) | Self::Uprobe(name) => name,
             Self::Iter => "task",
             Self::CpuClock => "cpu-clock",
+            Self::PageFaults => "minor-faults",
         }
     }
 
@@ -101,7 +107,7 @@ impl Hook {
     pub fn btf_type(self) -> Option<(Kind, Cow<'static, str>)> {
         match self {
             Self::TpBtf(name) => Some((Kind::Typedef, format!("btf_trace_{name}").into())),
-            Self::Tracepoint(..) | Self::Uprobe(_) | Self::CpuClock => None,
+            Self::Tracepoint(..) | Self::Uprobe(_) | Self::CpuClock | Self::PageFaults => None,
             Self::Iter => Some((Kind::Func, "bpf_iter_task".into())),
         }
     }
@@ -143,6 +149,9 @@ pub fn plan(collectors: Collectors) -> Vec<Step> {
     ];
     if collectors.sched {
         steps.push(optional("cpu_tick", Hook::CpuClock));
+    }
+    if collectors.memory {
+        steps.push(optional("page_fault", Hook::PageFaults));
     }
     if collectors.fds {
         // Deaths first: a death without its birth is harmless, a birth without its death is a false leak.
@@ -213,6 +222,7 @@ mod tests {
             sched: false,
             io: false,
             go: false,
+            memory: false,
         };
         assert_eq!(
             locks.features(false),

@@ -54,7 +54,7 @@ pub struct TraceArgs {
     /// JSON to FILE, or to standard output with `-` or nothing
     #[arg(short, long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,
-    /// Collectors: any of locks, fds, sched, io, go [default: all]
+    /// Collectors: any of locks, fds, sched, io, go, memory [default: all]
     #[arg(long, value_name = "LIST")]
     pub only: Option<String>,
     /// Ignore sleeps shorter than this

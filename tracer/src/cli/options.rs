@@ -155,6 +155,7 @@ pub(super) fn collectors(list: &str) -> Result<Collectors> {
         sched: false,
         io: false,
         go: false,
+        memory: false,
     };
     for name in list.split(',').map(str::trim) {
         match name {
@@ -163,9 +164,9 @@ pub(super) fn collectors(list: &str) -> Result<Collectors> {
             "sched" => chosen.sched = true,
             "io" => chosen.io = true,
             "go" => chosen.go = true,
-            "memory" => bail!("--only {name} is not built yet: choose from locks, fds, sched, io, go"),
+            "memory" => chosen.memory = true,
             _ => bail!(
-                "--only wants a list of locks, fds, sched, io, go, not `{}`",
+                "--only wants a list of locks, fds, sched, io, go, memory, not `{}`",
                 name.escape_debug()
             ),
         }

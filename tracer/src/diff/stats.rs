@@ -295,7 +295,7 @@ pub fn t_two_sided(t: f64, df: f64) -> f64 {
 }
 
 /// The t that is exceeded on either side with 5 % probability, by bisection.
-fn t_quantile(df: f64) -> f64 {
+pub(crate) fn t_quantile(df: f64) -> f64 {
     let (mut low, mut high) = (1.0, 1000.0);
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);

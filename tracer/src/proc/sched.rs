@@ -4,7 +4,7 @@ use std::fs;
 
 use rustc_hash::FxHashMap;
 
-use super::target::read;
+use super::{cgroup::cgroups, target::read};
 
 /// Threads read at most.
 const THREADS_MAX: usize = 65_536;
@@ -66,26 +66,9 @@ pub struct Throttling {
 /// Of the process's own cpu cgroup, v1 or v2, where it is mounted at the usual place; `None` when it cannot be read.
 #[must_use]
 pub fn throttling(pid: u32) -> Option<Throttling> {
-    let cgroups = read(&format!("/proc/{pid}/cgroup")).ok()?;
-    let mounts = read("/proc/self/mounts").ok()?;
-    cgroups.lines().find_map(|line| {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        if !controllers.is_empty() && !controllers.split(',').any(|controller| controller == "cpu") {
-            return None;
-        }
-        let root = mounts.lines().find_map(|mount| {
-            let mut fields = mount.split(' ');
-            let (_, place, kind, options) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-            let fits = if controllers.is_empty() {
-                kind == "cgroup2"
-            } else {
-                kind == "cgroup" && options.split(',').any(|option| option == "cpu")
-            };
-            fits.then_some(place)
-        })?;
-        parse_cpu_stat(&read(&format!("{root}{path}/cpu.stat")).ok()?)
-    })
+    cgroups(pid, "cpu")
+        .iter()
+        .find_map(|cgroup| parse_cpu_stat(&cgroup.read("cpu.stat")?))
 }
 
 fn parse_cpu_stat(text: &str) -> Option<Throttling> {

@@ -136,6 +136,17 @@ pub fn app_function(stack: &[StackFrame]) -> Option<&StackFrame> {
     stack.get(app_index(stack))
 }
 
+/// The functions of a stack, and where a frame is that has none: stacks in which these are the same are told as one.
+pub(crate) fn path_of(stack: &[StackFrame]) -> Vec<String> {
+    let word = |frame: &StackFrame| {
+        frame.function.clone().unwrap_or_else(|| {
+            let module = frame.module.as_deref().unwrap_or_default();
+            format!("{module} {}", frame.address)
+        })
+    };
+    stack.iter().map(word).collect()
+}
+
 /// Index of [`app_function`]; 0 when there is none.
 pub(crate) fn app_index(stack: &[StackFrame]) -> usize {
     // A goroutine of Go's own library may have nothing else.

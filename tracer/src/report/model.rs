@@ -219,7 +219,7 @@ document! {
         pub unknown_record: u64,
         /// Times that a thread got a CPU unannounced; made up for from its time on that CPU, so nothing is missing.
         pub switch_unseen: u64,
-        /// Samples of what runs that found no room in the ring: fewer samples, and nothing else.
+        /// Samples, of what runs and of page faults, that found no room in the ring: fewer samples, and nothing else.
         #[serde(default)]
         pub samples: u64,
         /// Why functions and locks have no names, when the process that looks them up did not end well.
@@ -816,26 +816,65 @@ document! {
         pub age_ns: Option<u64>,
     }
 
-    /// Memory growth.
+    /// Resident memory of all targets, and who touches what is new of it.
     pub struct Memory {
-        /// Resident memory at the start.
+        /// Resident memory at the start, of those that were there at both ends.
         pub rss_start: u64,
         /// Resident memory at the end.
         pub rss_end: u64,
-        /// Slope.
+        /// Growth of memory of their own, bytes a second.
         pub growth_bytes_per_s: f64,
-        /// Stacks that fault memory in.
+        /// Memory that was touched for the first time in this window and was still there at its end, estimated from `samples`; null when
+        /// page faults are not looked at.
+        pub touched_bytes: Option<u64>,
+        /// Page faults that were looked at: a few of them are but a hint.
+        pub samples: u64,
+        /// The processes.
+        pub by_process: Vec<MemoryProcess>,
+        /// Stacks that touched it, most first, bounded. Who touches memory first need not be who keeps it.
         pub by_stack: Vec<MemoryStack>,
     }
 
-    /// Memory faulted in by one stack.
+    /// Resident memory of one process. `own` is what is neither a file's nor shared with others.
+    pub struct MemoryProcess {
+        /// Process.
+        pub pid: u32,
+        /// Resident at the start.
+        pub rss_start: u64,
+        /// Resident at the end.
+        pub rss_end: u64,
+        /// Of its own at the start.
+        pub own_start: u64,
+        /// Of its own at the end.
+        pub own_end: u64,
+        /// Growth of that, bytes a second; null when there were too few readings.
+        pub growth_bytes_per_s: Option<f64>,
+        /// 95 % interval.
+        pub growth_interval_bytes_per_s: Option<[f64; 2]>,
+        /// `growing`, `steady`, or `unknown` when there were too few readings.
+        pub verdict: Verdict,
+        /// Probability of such steps where there is no growth; null when there were too few readings.
+        pub p_value: Option<f64>,
+        /// What it may take more, before a cgroup's limit or the end of the host's memory; null when not known.
+        pub room_bytes: Option<u64>,
+        /// When that is used up; null when it does not grow.
+        pub time_to_limit_ns: Option<u64>,
+    }
+
+    /// Memory touched by one stack.
     pub struct MemoryStack {
-        /// Where.
+        /// Process.
+        pub pid: u32,
+        /// Where; null when no stack could be taken.
         pub stack: Option<StackKey>,
-        /// How much.
+        /// How much of it was still there at the end.
         pub bytes: u64,
-        /// Slope.
+        /// The same, by the window's length.
         pub growth_bytes_per_s: f64,
+        /// Of all that was touched.
+        pub share: f64,
+        /// Samples that it is estimated from.
+        pub samples: u64,
     }
 
     /// Threads that wait for each other.

@@ -10,9 +10,10 @@ use super::model::{
     DeadlockLink, FdExample, FdKind, FdShared, FdStack, Fds, Finding, Go, GoBlocked, GoChannel, GoCreator,
     GoExample, GoGc, GoObject, GoOutcome, GoPeer, GoPool, GoPoolStack, GoPoolUse, GoPoolUses, GoPoolWait,
     GoProfiles, GoProof, GoProved, GoSnapshots, GoStack, GoWait, GoWaitsOn, GoWritten, Hist, Holder, Host,
-    Lock, LockKind, Losses, Memory, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe, Reason, Report,
-    RunQueue, RunQueueThread, SCHEMA, Severity, Slices, SpawnSleep, SpawnStack, Spawns, StackFrame, StackKey,
-    StacksHad, Step, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow, Window,
+    Lock, LockKind, Losses, Memory, MemoryProcess, MemoryStack, OptionsUsed, Outcomes, Overhead, Probe,
+    Reason, Report, RunQueue, RunQueueThread, SCHEMA, Severity, Slices, SpawnSleep, SpawnStack, Spawns,
+    StackFrame, StackKey, StacksHad, Step, Target, ThreadTime, Time, Verdict, Waiter, WaitingNow, WakerRow,
+    Window,
 };
 use crate::aggregate::hist::Histogram;
 
@@ -670,10 +671,28 @@ pub(crate) fn contended() -> Report {
         rss_start: 210_000_000,
         rss_end: 214_000_000,
         growth_bytes_per_s: 400_000.0,
+        touched_bytes: Some(4_100_000),
+        samples: 77,
+        by_process: vec![MemoryProcess {
+            pid: 4242,
+            rss_start: 210_000_000,
+            rss_end: 214_000_000,
+            own_start: 190_000_000,
+            own_end: 194_000_000,
+            growth_bytes_per_s: Some(400_000.0),
+            growth_interval_bytes_per_s: Some([380_000.0, 420_000.0]),
+            verdict: Verdict::Growing,
+            p_value: Some(0.000_04),
+            room_bytes: Some(2_000_000_000),
+            time_to_limit_ns: Some(5_000_000 * MS),
+        }],
         by_stack: vec![MemoryStack {
+            pid: 4242,
             stack: Some("3".to_owned()),
             bytes: 3_900_000,
             growth_bytes_per_s: 390_000.0,
+            share: 0.95,
+            samples: 73,
         }],
     });
     report.deadlocks = vec![Deadlock {

@@ -11,6 +11,7 @@ mod go_waits;
 mod go_write;
 mod locks;
 mod losses;
+mod memory;
 mod page;
 mod screen;
 mod stack;

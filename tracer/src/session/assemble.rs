@@ -19,7 +19,8 @@ use crate::{
         go_starts::GoStarts,
     },
     analyse::{
-        self, Window, blocked, cpu, deadlocks, findings, hints, locks, names::Names, spawned, time, waiting,
+        self, Window, blocked, cpu, deadlocks, findings, hints, locks, memory, names::Names, spawned, time,
+        waiting,
     },
     capture::{
         Capture, TICKS_HZ,
@@ -171,7 +172,7 @@ impl Tracing {
             user_fault: at(counter::USER_FAULT),
             unknown_record: self.pipeline.unknown_records(),
             switch_unseen: at(counter::SWITCH_UNSEEN),
-            samples: at(counter::SAMPLE_RING_FULL),
+            samples: at(counter::SAMPLE_RING_FULL) + at(counter::FAULT_RING_FULL),
             names: None,
             stack_failed_by: failures
                 .into_iter()
@@ -320,6 +321,11 @@ impl Tracing {
             let older_ns = options.older.map(|older| older.as_nanos() as u64);
             spawned::spawned(&pipeline.spawned, &sleepers, after.ns, older_ns, &mut names)
         });
+        let memory = options.collectors.memory.then(|| {
+            let read = targets.iter().map(|traced| (traced.held.pid, &traced.memory));
+            let sampled = capture.as_ref().is_some_and(Capture::sees_faults);
+            memory::memory(read, &pipeline.pages, sampled, &window, &mut names)
+        });
         let fds = options.collectors.fds.then(|| {
             let starts = &pipeline.go_starts;
             fds(
@@ -374,6 +380,7 @@ impl Tracing {
                 time: &time,
                 cpu: cpu.as_ref(),
                 threads: threads.as_ref(),
+                memory: memory.as_ref(),
                 runtime: &runtime,
                 cpus: host.cpus,
                 run_queue: run_queue.as_ref(),
@@ -431,7 +438,7 @@ impl Tracing {
             fds,
             go: (!go.is_empty()).then(|| go.remove(0)),
             go_others: go,
-            memory: None,
+            memory,
             deadlocks: stuck.deadlocks,
             findings,
             hints,
@@ -674,6 +681,7 @@ fn options_used(options: &Options) -> model::OptionsUsed {
             (collectors.sched, "sched"),
             (collectors.io, "io"),
             (collectors.go, "go"),
+            (collectors.memory, "memory"),
         ]
         .into_iter()
         .filter(|(on, _)| *on)

@@ -47,6 +47,7 @@ impl Setting {
             go_locks_ns: u64::MAX,
             go_parks_ns: u64::MAX,
             ticks_mask: 0,
+            faults_mask: 0,
         }
     }
 }

@@ -469,6 +469,7 @@ mod tests {
             go_locks_ns: 0,
             go_parks_ns: 0,
             ticks_mask: 0,
+            faults_mask: 0,
         });
         assert_eq!((control.go_locks_ns, control.go_parks_ns), (9, u64::MAX));
     }

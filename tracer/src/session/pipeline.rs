@@ -7,7 +7,7 @@ use tracer_ebpf::{
     nr,
     rules::{self, Waker},
     wire::{
-        FdUring, Fork, Regs, Stack, StackClass, StackPlace, TaskSnapshot, Wait, go_site, stack_fault,
+        Fault, FdUring, Fork, Regs, Stack, StackClass, StackPlace, TaskSnapshot, Wait, go_site, stack_fault,
         stack_ref, wait,
     },
 };
@@ -18,6 +18,7 @@ use crate::{
         go_locks::GoLocks,
         go_starts::GoStarts,
         holds::{self, Holds},
+        pages::{Pages, Touched},
         reason::{INTERRUPTIBLE, reason},
         samples::Samples,
         spawned::Spawned,
@@ -28,6 +29,7 @@ use crate::{
         decode::{Event, decode},
         uprobes::{GROUPS, Group},
     },
+    proc::memory::{PAGE, Page, Pagemaps},
     report::model::{FdKind, Reason},
     stacks::{End, StackId, Stacks},
 };
@@ -67,6 +69,8 @@ pub struct Pipeline {
     pub go_starts: GoStarts,
     /// What ran.
     pub samples: Samples,
+    /// Memory that was touched for the first time.
+    pub pages: Pages,
     /// Who made threads.
     pub spawned: Spawned,
 
@@ -92,6 +96,7 @@ pub struct Pipeline {
     classes: FxHashMap<StackPlace, StackClass>,
     new_classes: Vec<(StackPlace, StackClass)>,
     notices: Vec<Notice>,
+    pagemaps: Pagemaps,
     unknown_records: u64,
     /// Records seen.
     records: u64,
@@ -111,6 +116,8 @@ impl Pipeline {
             go_locks: GoLocks::default(),
             go_starts: GoStarts::default(),
             samples: Samples::default(),
+            pages: Pages::default(),
+            pagemaps: Pagemaps::default(),
             spawned: Spawned::default(),
             threads: Threads::default(),
             fds: FxHashMap::default(),
@@ -188,6 +195,7 @@ impl Pipeline {
                 let stack = self.stacks.unwind_once(record.header.tgid, &record.regs, copied);
                 self.samples.on_sample(&record, stack);
             }
+            Event::Fault(record, copied) => self.on_fault(&record, copied),
             Event::Fork(record) => {
                 if record.child_tgid == record.header.tgid {
                     let ts_ns = record.header.ts_ns;
@@ -207,6 +215,7 @@ impl Pipeline {
                 self.threads.on_rename(record.old_tid, record.header.tid);
                 self.stacks.process_exec(record.header.tgid, record.header.ts_ns);
                 self.go_starts.on_exec(record.header.tgid);
+                self.forget_pages(record.header.tgid);
                 self.spawned.on_exec(record.header.tgid, record.header.ts_ns);
                 if let Some(table) = self.fds.get_mut(&record.header.tgid) {
                     table.on_exec(record.header.ts_ns);
@@ -223,6 +232,32 @@ impl Pipeline {
                 }
             }
         }
+    }
+
+    fn on_fault(&mut self, record: &Fault, copied: &[u8]) {
+        let tgid = record.header.tgid;
+        let page = record.address / PAGE;
+        self.pages.on_record();
+        // What is a file's, or was given back at once, is no memory of its own.
+        let Page::Own(bytes) = self.pagemaps.look(tgid, page) else {
+            return;
+        };
+        let stack = self.stacks.unwind_once(tgid, &record.regs, copied);
+        let bytes = bytes.saturating_mul(record.weight);
+        self.pages.on_fault(tgid, page, Touched { stack, bytes });
+    }
+
+    /// Looks whether memory that was touched is still there, when it is time or must be known `now`.
+    pub fn look_at_pages(&mut self, now_ns: u64, now: bool) {
+        let pagemaps = &mut self.pagemaps;
+        self.pages
+            .look(now_ns, now, |tgid, page| pagemaps.is_own(tgid, page));
+    }
+
+    /// A process has another program image, or has ended.
+    pub fn forget_pages(&mut self, tgid: u32) {
+        self.pages.forget(tgid);
+        self.pagemaps.forget(tgid);
     }
 
     fn on_wait(&mut self, record: &Wait) {
@@ -462,6 +497,7 @@ impl Pipeline {
         self.holds.reset(now_ns);
         self.go_locks.reset(now_ns);
         self.samples.reset();
+        self.pages.reset();
         self.stacks.forget_once();
         self.threads.reset(now_ns);
     }

@@ -177,7 +177,11 @@ impl Tracing {
     pub(super) fn control(&self) -> Control {
         let setting = self.budget.setting();
         let control = setting.control(super::tracing::shadow_mask(&self.options), self.edge.ns);
-        self.sampling.mark(self.probing.mark(control))
+        Control {
+            ticks_mask: self.sampling.mask(),
+            faults_mask: self.faulting.mask(),
+            ..self.probing.mark(control)
+        }
     }
 
     /// Tells the probes what holds at present.

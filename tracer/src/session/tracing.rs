@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{
     aggregate::fds::FdTable,
-    analyse::{Window, cpu::Others},
+    analyse::{Window, cpu::Others, memory::Readings},
     capture::{Capture, Request, TICKS_HZ, decode, plan::Hook},
     cli::{options::Options, targets::Held},
-    proc::{fd, host, sched, target},
+    proc::{fd, host, memory, sched, target},
     report::model::{Losses, Report, StacksHad, Target},
     stacks::{KernelSymbols, Symbolizer},
 };
@@ -45,6 +45,7 @@ pub(super) struct Traced {
     pub(super) held: Held,
     pub(super) described: Target,
     pub(super) exited: bool,
+    pub(super) memory: Readings,
 }
 
 /// A run.
@@ -69,8 +70,9 @@ pub struct Tracing {
     pub(super) budget: Budget,
     pub(super) probing: Probing,
     pub(super) sampling: Sampling,
-    /// Samples of this window that were counted, for how many there are to be.
-    counted: u64,
+    pub(super) faulting: Sampling,
+    /// Samples of this window that were counted, for how many there are to be, and page faults.
+    counted: (u64, u64),
     /// Who else ran in the window that is reported, and ticks of others until it began.
     pub(super) others: Others,
     others_before: u64,
@@ -132,6 +134,7 @@ impl Tracing {
                 described: target::describe(held.pid),
                 held,
                 exited: false,
+                memory: Readings::default(),
             });
         }
         if heard && options.shadow > 0 {
@@ -169,6 +172,7 @@ impl Tracing {
         let unseen_kinds = unseen_kinds(&capture, &options);
         let ticks = u64::from(host::host().cpus) * u64::from(TICKS_HZ);
         let sampling = Sampling::new(host::monotonic_ns(), ticks, options.budget);
+        let faulting = Sampling::of_faults(host::monotonic_ns(), options.budget);
         let pids = pids(&targets);
         let edge = Edge::read(&pids, capture.kernel_time());
         capture.forget_neighbours();
@@ -192,13 +196,15 @@ impl Tracing {
             budget,
             probing,
             sampling,
-            counted: 0,
+            faulting,
+            counted: (0, 0),
             others: Others::default(),
             others_before,
             go: GoTargets::default(),
             go_write,
             cost_from: (host::own_cpu(), host::monotonic_ns()),
         };
+        tracing.look_at_memory(tracing.edge.ns, false);
         tracing.look_at_programs(false);
         tracing.begin_probing()?;
         Ok(tracing)
@@ -318,6 +324,7 @@ impl Tracing {
                     described,
                     held,
                     exited: false,
+                    memory: Readings::default(),
                 });
             }
         }
@@ -372,6 +379,7 @@ impl Tracing {
         }
         self.pipeline.spawned.snapshot(now);
         self.thin(now);
+        self.look_at_memory(now, false);
         self.go.sample();
         self.go_write.sample(&self.go);
         let ended: Vec<bool> = self
@@ -404,6 +412,7 @@ impl Tracing {
                     table.on_process_exit(now);
                 }
                 self.go.ended(traced.held.pid);
+                self.pipeline.forget_pages(traced.held.pid);
                 self.pipeline.stacks.process_exit(traced.held.pid);
                 // Its id may be another's soon.
                 if let Some(capture) = &mut self.capture {
@@ -415,14 +424,34 @@ impl Tracing {
         }
     }
 
-    /// Has as many of the CPUs' ticks recorded as are needed.
+    /// How much memory a target has, and whether what was touched of it is still there.
+    fn look_at_memory(&mut self, now_ns: u64, edge: bool) {
+        if !self.options.collectors.memory {
+            return;
+        }
+        self.pipeline.look_at_pages(now_ns, edge);
+        for traced in self.targets.iter_mut().filter(|traced| !traced.exited) {
+            let Some(resident) = memory::resident(traced.held.pid).filter(|resident| resident.all > 0) else {
+                continue;
+            };
+            traced.memory.all.on_reading(now_ns, resident.all);
+            traced.memory.own.on_reading(now_ns, resident.own);
+            if edge {
+                traced.memory.room = memory::room(traced.held.pid);
+            }
+        }
+    }
+
+    /// Has as many of the CPUs' ticks and of page faults recorded as are needed.
     fn thin(&mut self, now_ns: u64) {
-        let records = self.pipeline.samples.records();
-        let fresh = records.saturating_sub(std::mem::replace(&mut self.counted, records));
-        if self.sampling.counted(fresh, now_ns)
+        let records = (self.pipeline.samples.records(), self.pipeline.pages.records());
+        let before = std::mem::replace(&mut self.counted, records);
+        let ticks = self.sampling.counted(records.0.saturating_sub(before.0), now_ns);
+        let faults = self.faulting.counted(records.1.saturating_sub(before.1), now_ns);
+        if (ticks || faults)
             && let Err(error) = self.set_control()
         {
-            log::warn!("the probes are not told how many ticks to record: {error:#}");
+            log::warn!("the probes are not told how many samples to record: {error:#}");
         }
     }
 
@@ -606,6 +635,7 @@ impl Tracing {
             end_ns: after.ns,
         };
         self.look_at_others(last)?;
+        self.look_at_memory(after.ns, true);
         let (losses, lost) = self.losses()?;
         let had = self.stacks_had()?;
         let had_here = had_since(&had, &self.had_before);
@@ -616,7 +646,11 @@ impl Tracing {
         let assembly = self.assemble(&snapshots, &after, window, losses, &had_here);
         if !last {
             self.pipeline.reset(after.ns);
-            self.counted = 0;
+            self.counted = (0, 0);
+            for traced in &mut self.targets {
+                traced.memory.all.reset();
+                traced.memory.own.reset();
+            }
             self.lost_before = lost;
             self.had_before = had;
             self.edge = after;

@@ -1,11 +1,11 @@
-//! Findings, deadlocks and memory.
+//! Findings and deadlocks.
 
 use super::View;
 use super::escape::{clean, head, name};
-use super::page::{Column, Tone};
+use super::page::Tone;
 use super::screen::word;
 use crate::report::model::{Certainty, Finding, LockKind, Severity};
-use crate::report::units::{bytes, count, duration, percent, rate};
+use crate::report::units::{count, duration, percent, rate};
 
 const SEVERITY: usize = 10;
 /// Threads of one cycle that are told with their stacks.
@@ -181,44 +181,6 @@ impl View<'_> {
                 let more = format!("and {} more threads (JSON)", deadlock.cycle.len() - CYCLE);
                 lines.push(self.page.line(2, &more));
             }
-        }
-        lines
-    }
-
-    /// Memory.
-    pub(super) fn memory_details(&self) -> Vec<String> {
-        let Some(memory) = &self.report.memory else {
-            return Vec::new();
-        };
-        let mut lines = Vec::new();
-        let growth = |per_s: f64| format!("{}{}/s", if per_s > 0.0 { "+" } else { "" }, bytes(per_s));
-        let heading = format!(
-            "Memory: {} → {} resident, {}",
-            bytes(memory.rss_start as f64),
-            bytes(memory.rss_end as f64),
-            growth(memory.growth_bytes_per_s)
-        );
-        lines.push(self.page.heading(&heading));
-        let rows: Vec<Vec<String>> = memory
-            .by_stack
-            .iter()
-            .take(self.top())
-            .map(|row| {
-                let stack = row.stack.as_ref();
-                vec![
-                    self.chain(stack),
-                    bytes(row.bytes as f64),
-                    growth(row.growth_bytes_per_s),
-                ]
-            })
-            .collect();
-        if !rows.is_empty() {
-            let columns = [
-                Column::Text(""),
-                Column::Number("faulted in"),
-                Column::Number("growth"),
-            ];
-            lines.extend(self.page.table("  by stack", &columns, &rows));
         }
         lines
     }

@@ -37,8 +37,8 @@ impl View<'_> {
             ),
             (
                 lost.samples,
-                "samples of what runs did not fit into the ring",
-                "shares of CPU time rest on fewer",
+                "samples did not fit into the ring",
+                "shares of CPU time and memory rest on fewer",
             ),
             (
                 lost.stack_failed,

@@ -165,8 +165,8 @@ fn contended_and_leaking() {
       cache_get ← plugin.so+0x34  leaking    97      3    94  90 in dial
 
     Memory: 210 MB → 214 MB resident, +400 kB/s
-      by stack                         faulted in     growth
-      dial ← Db::connect ← retry_once     3.90 MB  +390 kB/s
+      First touched in                 still there  share  samples
+      dial ← Db::connect ← retry_once      3.90 MB   95 %       73
 
     -v adds whole stacks, distributions, run queues and probes; the JSON has every row.
     ");
@@ -540,8 +540,13 @@ fn hostile_names() {
       cache_get\x1…09"\\é+0x34  leaking    97      3    94  90 in dial\x…0b}\x09"\\é
 
     Memory: 210 MB → 214 MB resident, +400 kB/s
-      by stack                                                 faulted in     growth
-      dial\x1b[2J\x1b]0;ow…fd}\u{200b}\x09"\\é ← …                3.90 MB  +390 kB/s
+      First touched in                                   still there  share  samples
+      dial\x1b[2J\x1b]0;ow…fd}\u{200b}\x09"\\é ← …           3.90 MB   95 %       73
+      95 %:
+        __socket\x1b[2J\x…\u{200b}\x09"\\é  libc.so.6\x1b[2J\x1b…fd}\u{200b}\x09"\\é
+        dial\x1b[2J\x1b…u{200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:17
+        Db::connect\x1b…u{200b}\x09"\\é  src/db.cc\x1b[2J\x1b…fd}\u{200b}\x09"\\é:44
+        retry_once\x1b[2…u{200b}\x09"\\é  src/retry.cc\x1b[2J\…fd}\u{200b}\x09"\\é:9
 
     Probes                       attach               hits     time  per hit  missed
       sched_switch…00b}\x09"\\é  tp_btf\x…x09"\\é  120,345  24.1 ms   200 ns       0
