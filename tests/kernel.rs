@@ -67,6 +67,8 @@ mod robustness;
 mod sched;
 #[path = "kernel/servers.rs"]
 mod servers;
+#[path = "kernel/stories_cpu.rs"]
+mod stories_cpu;
 #[path = "kernel/stories_leak.rs"]
 mod stories_leak;
 #[path = "kernel/stories_lock.rs"]

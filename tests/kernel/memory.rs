@@ -92,7 +92,7 @@ fn memory_that_is_bounded_or_filled_once_is_silent() {
             "{mode}: {:#?}",
             report.findings
         );
-        assert_eq!(memory(&report).by_process[0].verdict, Verdict::Steady, "{mode}");
+        assert_ne!(memory(&report).by_process[0].verdict, Verdict::Growing, "{mode}");
     }
 }
 

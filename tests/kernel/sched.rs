@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 use tracer::report::model::Report;
 
-use super::support::{Ctrace, Workload, can_trace, require, until, workload::Truth};
+use super::support::quota::Quota;
+use super::support::{Ctrace, Workload, can_trace, until, workload::Truth};
 
 /// The kernel's count for one thread: `/proc/PID/task/TID/schedstat`, in ns.
 #[derive(Clone, Copy, Default)]
@@ -184,52 +184,12 @@ fn computing_is_running_time() {
     );
 }
 
-/// A cgroup of the v1 cpu controller with a tenth of a CPU; removed on drop, after its processes ended.
-struct Quota(PathBuf);
-
-impl Quota {
-    fn new() -> Option<Self> {
-        let controller = Path::new("/sys/fs/cgroup/cpu");
-        let there = controller.join("cpu.cfs_quota_us").exists();
-        if !require(
-            there,
-            "no cgroup v1 cpu controller at /sys/fs/cgroup/cpu: mount -t cgroup -o cpu …",
-        ) {
-            return None;
-        }
-        let folder = controller.join(format!("ctrace-test-{}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
-        let quota = Self(folder);
-        fs::write(quota.0.join("cpu.cfs_period_us"), "100000").unwrap();
-        fs::write(quota.0.join("cpu.cfs_quota_us"), "10000").unwrap();
-        Some(quota)
-    }
-
-    fn put(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-
-    /// A number of its `cpu.stat`.
-    fn stat(&self, key: &str) -> u64 {
-        let text = fs::read_to_string(self.0.join("cpu.stat")).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-        line.trim().parse().unwrap()
-    }
-}
-
-impl Drop for Quota {
-    fn drop(&mut self) {
-        // Busy for a moment after its last process; what stays behind is an empty folder.
-        until("cgroup is removed", || fs::remove_dir(&self.0).is_ok());
-    }
-}
-
 /// A quota makes threads wait that nobody competes with: the run queue still agrees with the kernel, and the
 /// report says how much of it was the quota.
 #[test]
 fn quota_is_named_as_the_cause() {
     let Some(_turn) = can_trace() else { return };
-    let Some(quota) = Quota::new() else { return };
+    let Some(quota) = Quota::new(10_000) else { return };
     let cpus = available_parallelism().unwrap().get();
     let spun = spin(cpus, |pid| quota.put(pid), |_| quota.stat("nr_throttled ") >= 23);
     let Some((report, truth)) = spun else { return };

@@ -15,6 +15,7 @@ pub(crate) mod go_workload;
 pub(crate) mod goroutines;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod quota;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod stacks;

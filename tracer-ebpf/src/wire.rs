@@ -289,14 +289,16 @@ wire! {
         pub regs: Regs,
         /// What was touched.
         pub address: u64,
-        /// How many faults this one stands for ([`FAULTS_PERIOD`], [`Control::faults_mask`]).
+        /// How many faults this one stands for ([`FAULTS_WEIGHT`], [`Control::faults_mask`]).
         pub weight: u64,
     }
 }
 
-/// Of a CPU's page faults, whoever makes them, one in so many is looked at: a prime, so that no order in which memory is touched falls into
-/// step with it.
-pub const FAULTS_PERIOD: u32 = 31;
+/// Of a CPU's page faults, whoever makes them, every so many-th is looked at, by three counts at once: primes, so that an order in which a program
+/// touches memory again and again falls into step with one of them at most.
+pub const FAULTS_PERIODS: [u32; 3] = [89, 97, 101];
+/// How many faults one of them stands for: 1 ÷ (1/89 + 1/97 + 1/101), rounded.
+pub const FAULTS_WEIGHT: u32 = 32;
 
 wire! {
     /// Value of the map `NEIGHBOURS`: a process that is no target.

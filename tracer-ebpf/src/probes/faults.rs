@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::perf_event,
     programs::PerfEventContext,
 };
-use tracer_ebpf::wire::{FAULTS_PERIOD, Fault, StackClass, counter, kind};
+use tracer_ebpf::wire::{FAULTS_WEIGHT, Fault, StackClass, counter, kind};
 
 use super::{
     emit::{header, ring_is_filling, submit_flags},
@@ -18,7 +18,7 @@ use super::{
 /// Bytes of stack in a record.
 const BYTES: usize = StackClass::Large.bytes();
 
-/// One in [`FAULTS_PERIOD`] of a CPU's minor faults, whoever makes them: after the page is there.
+/// One in [`FAULTS_WEIGHT`] of a CPU's minor faults, whoever makes them: after the page is there.
 #[perf_event]
 pub fn page_fault(ctx: PerfEventContext) -> u32 {
     let control = control();
@@ -50,7 +50,7 @@ pub fn page_fault(ctx: PerfEventContext) -> u32 {
         (tgid, tid),
         user,
         address,
-        u64::from(thinned) * u64::from(FAULTS_PERIOD),
+        u64::from(thinned) * u64::from(FAULTS_WEIGHT),
     );
     0
 }

@@ -2,7 +2,7 @@
 //!
 //! The window is cut into equal parts, and of each the least reading counts, so that what a garbage collector gives back is not taken for
 //! memory that the program keeps. Where the memory grows, the steps from part to part are above 0 on average (Student's t, one-sided)
-//! and those of the last third are not much smaller than the others: what fills up and stays so is no growth.
+//! and those of the last third, and the last two, are not much smaller than the others: what fills up and stays so is no growth.
 
 use crate::diff::stats::{t_quantile, t_two_sided};
 
@@ -18,7 +18,7 @@ const ALPHA: f64 = 0.005;
 /// Growth worth a word: bytes, and part of what there was.
 const LEAST: f64 = 2e6;
 const LEAST_PART: f64 = 0.01;
-/// The last third has grown by so much of an equal share.
+/// The last third, and the last two parts of it, have grown by so much of an equal share.
 const STILL: f64 = 0.5;
 
 /// Readings of one process's own memory.
@@ -42,6 +42,8 @@ pub struct Slope {
     pub p_value: f64,
     /// It grows, all the time, and by something.
     pub grows: bool,
+    /// From the first reading to the last.
+    pub span_ns: u64,
 }
 
 impl Line {
@@ -99,7 +101,10 @@ impl Line {
             .map(|bytes| bytes.map(|bytes| bytes as f64))
             .collect::<Option<_>>()?;
         let part_s = (to - from) as f64 / 1e9 / parts as f64;
-        Some(of_parts(&least, part_s))
+        Some(Slope {
+            span_ns: to - from,
+            ..of_parts(&least, part_s)
+        })
     }
 }
 
@@ -118,7 +123,8 @@ fn of_parts(least: &[f64], part_s: f64) -> Slope {
     let all = mean * n;
     let third = steps.len() / 3;
     let late: f64 = steps[steps.len() - third..].iter().sum();
-    let still = late >= STILL * mean * third as f64;
+    let last: f64 = steps[steps.len() - 2..].iter().sum();
+    let still = late >= STILL * mean * third as f64 && last >= STILL * mean * 2.0;
     let worth = all >= LEAST && all >= LEAST_PART * least[0];
     let either = t_quantile(n - 1.0) * error;
     Slope {
@@ -126,6 +132,7 @@ fn of_parts(least: &[f64], part_s: f64) -> Slope {
         interval: ((mean - either) / part_s, (mean + either) / part_s),
         p_value,
         grows: worth && still && p_value < ALPHA,
+        span_ns: 0,
     }
 }
 
@@ -177,7 +184,9 @@ mod tests {
             let found = slope(|s| 20.0 * MB + 200.0 * MB * (1.0 - (-s / tau).exp()));
             assert!(!found.grows, "{tau}: {found:?}");
         }
-        assert!(!slope(|s| 20.0 * MB + 3.0 * MB * s.min(25.0)).grows);
+        for end in [25.0, 48.0] {
+            assert!(!slope(|s| 20.0 * MB + 3.0 * MB * s.min(end)).grows, "{end}");
+        }
         // All at once.
         assert!(!slope(|s| if s < 30.0 { 20.0 * MB } else { 90.0 * MB }).grows);
     }

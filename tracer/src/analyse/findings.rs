@@ -67,6 +67,8 @@ pub struct Facts<'a> {
 /// All diagnoses, worst first.
 pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
+    let mut of_cpus = Vec::new();
+    cpu::all(facts, &mut of_cpus);
     if let Some(fds) = facts.fds {
         leaks(fds, names, &mut found);
         fd_shared::leaks(fds, names, &mut found);
@@ -86,7 +88,13 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     if let Some(locks) = facts.locks {
         stuck::stuck(facts.stuck, &locks.locks, names, &mut found);
         for lock in &locks.locks {
-            contended(lock, locks, facts, names, &mut found);
+            contended(
+                lock,
+                locks,
+                (facts, cpu::Shortage::among(&of_cpus)),
+                names,
+                &mut found,
+            );
         }
     }
     if let Some(threads) = facts.threads {
@@ -95,7 +103,7 @@ pub fn findings(facts: &Facts<'_>, names: &mut Names<'_>) -> Vec<Finding> {
     if let Some(memory) = facts.memory {
         memory::growth(memory, facts, names, &mut found);
     }
-    cpu::all(facts, &mut found);
+    found.append(&mut of_cpus);
     found.sort_by(|a, b| {
         b.severity
             .cmp(&a.severity)
@@ -309,7 +317,13 @@ fn through_python(lock: &Lock, names: &mut Names<'_>) -> bool {
     })
 }
 
-fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
+fn contended(
+    lock: &Lock,
+    locks: &Locks,
+    (facts, shortage): (&Facts<'_>, Option<cpu::Shortage>),
+    names: &mut Names<'_>,
+    found: &mut Vec<Finding>,
+) {
     if lock.idle || !lock.kind.is_contention() {
         return;
     }
@@ -339,6 +353,19 @@ fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_
     let Some((severity, sure)) = in_part::severity(lock, share, facts.go, names) else {
         return;
     };
+    // It is the CPUs that are to be seen to, and the lock afterwards.
+    let shortage = shortage.filter(|shortage| waits_for_cpus(lock, all, *shortage));
+    let severity = if shortage.is_some() {
+        severity.min(Severity::Low)
+    } else {
+        severity
+    };
+    let without = shortage.map_or_else(String::new, |shortage| {
+        format!(
+            "; its holders are kept from the CPUs: see to {} first",
+            shortage.id()
+        )
+    });
     let (total, window) = (
         duration(lock.wait.total_ns),
         in_part::window(lock.covered_ns, window_ns),
@@ -382,7 +409,7 @@ fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_
             count(lock.waits)
         ),
         detail: format!(
-            "waited for in {waiter}{}{released}; p50 {}, p99 {}{}",
+            "waited for in {waiter}{}{released}; p50 {}, p99 {}{}{without}",
             taken(lock),
             duration(p50),
             duration(p99),
@@ -403,6 +430,32 @@ fn contended(lock: &Lock, locks: &Locks, facts: &Facts<'_>, names: &mut Names<'_
         stack,
         lock: Some(lock.id.clone()),
     });
+}
+
+/// Holds that must have been seen for what they say of the waits.
+const HOLDS: u64 = 5;
+/// The longest waits are so many times what all its users together would hold it for.
+const FAR: u64 = 4;
+
+/// Whether its waits may come from want of CPUs and not from how long it is held.
+///
+/// With neighbours, that must show: `users` threads that each hold it for as long as the longest of the holds seen would not make anybody wait a
+/// quarter as long. (Holds are seen from one hand-over to the next, and one in which the holder loses its CPU is hardly ever among them.) A quota
+/// that runs out all the time stops all threads at once, in the midst of holds too, so there the opposite must show: that half of the holds
+/// are long enough, or that holders sleep.
+fn waits_for_cpus(lock: &Lock, users: usize, shortage: cpu::Shortage) -> bool {
+    let hold = lock.hold.as_ref().filter(|hold| hold.count >= HOLDS);
+    let blocked = lock.holders.iter().filter(|row| row.state == "blocked");
+    let blocked_ns: u64 = blocked.map(|row| row.total_ns).sum();
+    let asleep = hold.is_some_and(|hold| blocked_ns as f64 >= HELD_OVER * hold.total_ns as f64);
+    let explains = |hold_ns: u64| {
+        let turns = hold_ns.saturating_mul(users as u64).saturating_mul(FAR);
+        turns >= lock.wait.p99_ns
+    };
+    match shortage {
+        cpu::Shortage::Quota => !asleep && !hold.is_some_and(|hold| explains(hold.p50_ns)),
+        cpu::Shortage::Crowd => hold.is_some_and(|hold| !explains(hold.max_ns)),
+    }
 }
 
 /// Utilisation from which waits grow faster than the load.
@@ -484,5 +537,41 @@ const fn remedy(kind: LockKind) -> &'static str {
         _ => {
             "Do less while holding it (no I/O, no allocation), split it by key, or use a reader-writer lock if most only read."
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::{lock, times};
+
+    const USERS: usize = 4;
+
+    /// Held for 20 us to `longest`, and waited for 10 us to `waited`, both in us.
+    fn held(longest: u64, waited: u64) -> Lock {
+        let mut lock = lock("l1", "table", LockKind::Mutex, times(100, 10, waited));
+        lock.hold = Some(times(20, 20, longest));
+        lock.holders.clear();
+        lock
+    }
+
+    fn blamed(lock: &Lock, shortage: cpu::Shortage) -> bool {
+        !waits_for_cpus(lock, USERS, shortage)
+    }
+
+    #[test]
+    fn a_lock_is_blamed_for_as_much_as_it_is_held() {
+        use cpu::Shortage::{Crowd, Quota};
+        let short = held(30, 60_000);
+        assert!(!blamed(&short, Crowd) && !blamed(&short, Quota));
+        let long = held(30_000, 60_000);
+        assert!(blamed(&long, Crowd));
+        // Without holds nothing is known against it, but that a quota stops all threads at once.
+        let mut unseen = held(30, 60_000);
+        unseen.hold = None;
+        assert!(blamed(&unseen, Crowd) && !blamed(&unseen, Quota));
+        let mut few = short;
+        few.hold = Some(times(2, 20, 30));
+        assert!(blamed(&few, Crowd) && !blamed(&few, Quota));
     }
 }

@@ -1,10 +1,14 @@
 //! Resident memory, and who touches what is new of it.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
 
 use super::{Window, names::Names};
 use crate::{
     aggregate::{pages::Pages, resident::Line},
+    proc::memory::resident,
     report::{
         frames::{app_index, path_of},
         model::{Memory, MemoryProcess, MemoryStack, Verdict},
@@ -12,8 +16,12 @@ use crate::{
     stacks::StackId,
 };
 
-/// Rows in the report, the last of them without a stack, for all others.
+/// Rows in the report, besides one of each process without a stack, for all others.
 const ROWS_MAX: usize = 64;
+/// Processes in the report.
+const PROCESSES_MAX: usize = 64;
+/// Probability of such steps without growth, below which it is not called steady.
+const MAY_GROW: f64 = 0.05;
 /// Stacks whose names are looked up, those with most memory.
 const NAMED_MAX: usize = 4096;
 
@@ -28,6 +36,25 @@ pub struct Readings {
     pub room: Option<u64>,
 }
 
+impl Readings {
+    /// Reads it now.
+    pub fn read(&mut self, pid: u32, now_ns: u64) {
+        if let Some(resident) = resident(pid) {
+            self.all.on_reading(now_ns, resident.all);
+            self.own.on_reading(now_ns, resident.own);
+        }
+    }
+
+    /// Begins a new window: of what has `ended` there is none.
+    pub fn reset(&mut self, ended: bool) {
+        if ended {
+            *self = Self::default();
+        }
+        self.all.reset();
+        self.own.reset();
+    }
+}
+
 /// The section. `sampled`: page faults are looked at.
 pub fn memory<'a>(
     processes: impl Iterator<Item = (u32, &'a Readings)>,
@@ -36,28 +63,41 @@ pub fn memory<'a>(
     window: &Window,
     names: &mut Names<'_>,
 ) -> Memory {
-    let mut by_process: Vec<MemoryProcess> = processes.filter_map(|(pid, read)| process(pid, read)).collect();
+    let mut touched: HashMap<u32, (u64, u64)> = HashMap::new();
+    for (tgid, row) in pages.rows() {
+        let (bytes, samples) = touched.entry(tgid).or_default();
+        *bytes += row.bytes;
+        *samples += 1;
+    }
+    let mut by_process: Vec<MemoryProcess> = processes
+        .filter_map(|(pid, read)| {
+            let (bytes, samples) = touched.get(&pid).copied().unwrap_or_default();
+            process(pid, read, sampled.then_some(bytes), samples)
+        })
+        .collect();
     by_process.sort_by_key(|process| (Reverse(process.own_end), process.pid));
+    by_process.truncate(PROCESSES_MAX);
     let sum = |of: fn(&MemoryProcess) -> u64| by_process.iter().map(of).sum::<u64>();
     let growth = |process: &MemoryProcess| process.growth_bytes_per_s;
     Memory {
         rss_start: sum(|process| process.rss_start),
         rss_end: sum(|process| process.rss_end),
         growth_bytes_per_s: by_process.iter().filter_map(growth).sum(),
-        touched_bytes: sampled.then(|| pages.rows().map(|(_, row)| row.bytes).sum()),
-        samples: pages.records(),
+        touched_bytes: sampled.then(|| touched.values().map(|(bytes, _)| bytes).sum()),
+        samples: touched.values().map(|(_, samples)| samples).sum(),
         by_stack: by_stack(pages, window, names),
         by_process,
     }
 }
 
-fn process(pid: u32, read: &Readings) -> Option<MemoryProcess> {
+fn process(pid: u32, read: &Readings, touched_bytes: Option<u64>, samples: u64) -> Option<MemoryProcess> {
     let ((rss_start, rss_end), (own_start, own_end)) = (read.all.ends()?, read.own.ends()?);
     let slope = read.own.slope();
-    let grows = slope.filter(|slope| slope.grows);
+    // Never sooner than is sure.
+    let grows = slope.filter(|slope| slope.grows && slope.interval.0 > 0.0);
     let left = grows
         .zip(read.room)
-        .map(|(slope, room)| room as f64 / slope.per_s * 1e9);
+        .map(|(slope, room)| room as f64 / slope.interval.0 * 1e9);
     Some(MemoryProcess {
         pid,
         rss_start,
@@ -67,10 +107,13 @@ fn process(pid: u32, read: &Readings) -> Option<MemoryProcess> {
         growth_bytes_per_s: slope.map(|slope| slope.per_s),
         growth_interval_bytes_per_s: slope.map(|slope| [slope.interval.0, slope.interval.1]),
         verdict: match slope {
-            None => Verdict::Unknown,
             Some(slope) if slope.grows => Verdict::Growing,
-            Some(_) => Verdict::Steady,
+            Some(slope) if slope.p_value >= MAY_GROW => Verdict::Steady,
+            _ => Verdict::Unknown,
         },
+        read_ns: slope.map_or(0, |slope| slope.span_ns),
+        touched_bytes,
+        samples,
         p_value: slope.map(|slope| slope.p_value),
         room_bytes: read.room,
         time_to_limit_ns: left.map(|ns| ns as u64),
@@ -118,14 +161,12 @@ fn by_stack(pages: &Pages, window: &Window, names: &mut Names<'_>) -> Vec<Memory
     let all: u64 = groups.values().map(|sum| sum.bytes).sum();
     let mut rows: Vec<(u32, Sum)> = groups.into_iter().map(|((tgid, _), sum)| (tgid, sum)).collect();
     rows.sort_unstable_by_key(|&(tgid, sum)| (Reverse(sum.bytes), tgid, sum.stack));
-    let rest = rows.split_off(rows.len().min(ROWS_MAX - 1));
-    if let Some(&(tgid, _)) = rest.first() {
-        let mut sum = Sum::default();
-        for (_, other) in rest {
-            sum.add(StackId::NONE, other.bytes, other.samples);
-        }
-        rows.push((tgid, sum));
+    let mut rest: BTreeMap<u32, Sum> = BTreeMap::new();
+    for (tgid, other) in rows.split_off(rows.len().min(ROWS_MAX)) {
+        let sum = rest.entry(tgid).or_default();
+        sum.add(StackId::NONE, other.bytes, other.samples);
     }
+    rows.extend(rest.into_iter().take(PROCESSES_MAX));
     rows.into_iter()
         .map(|(pid, sum)| MemoryStack {
             pid,
@@ -157,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_grows_has_a_time_to_its_limit() {
-        let found = process(7, &readings(1_000_000, Some(4_000_000_000))).unwrap();
+        let found = process(7, &readings(1_000_000, Some(4_000_000_000)), None, 0).unwrap();
         assert_eq!(found.verdict, Verdict::Growing);
         assert_eq!((found.own_start, found.own_end), (50_000_000, 169_000_000));
         assert_eq!(found.rss_end - found.rss_start, 119_000_000);
@@ -167,16 +208,16 @@ mod tests {
 
     #[test]
     fn what_is_steady_or_was_hardly_read_has_none() {
-        let steady = process(7, &readings(0, Some(1))).unwrap();
+        let steady = process(7, &readings(0, Some(1)), None, 0).unwrap();
         assert_eq!((steady.verdict, steady.time_to_limit_ns), (Verdict::Steady, None));
         let mut few = Readings::default();
         few.own.on_reading(1, 2);
         few.all.on_reading(1, 3);
-        let found = process(7, &few).unwrap();
+        let found = process(7, &few, None, 0).unwrap();
         assert_eq!(
             (found.verdict, found.growth_bytes_per_s),
             (Verdict::Unknown, None)
         );
-        assert!(process(7, &Readings::default()).is_none());
+        assert!(process(7, &Readings::default(), None, 0).is_none());
     }
 }

@@ -35,7 +35,7 @@ use tracer_ebpf::{
     go_pool::{self, Counts},
     go_wait::{self, Layout, Pending},
     memo::{Key, Ways},
-    wire::{Control, FAULTS_PERIOD, GoLayout, Neighbour, StackClass, StackPlace, TaskSnapshot, counter},
+    wire::{Control, FAULTS_PERIODS, GoLayout, Neighbour, StackClass, StackPlace, TaskSnapshot, counter},
 };
 
 use self::{
@@ -710,21 +710,26 @@ fn attach_step(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Result<()> {
             program.load("task", btf)?;
         }
         Hook::CpuClock | Hook::PageFaults => {
-            let (event, policy) = match step.hook {
+            let (event, policies) = match step.hook {
                 Hook::PageFaults => (
                     SoftwareEvent::PageFaultsMin,
-                    SamplePolicy::Period(u64::from(FAULTS_PERIOD)),
+                    FAULTS_PERIODS
+                        .map(|period| SamplePolicy::Period(period.into()))
+                        .to_vec(),
                 ),
                 _ => (
                     SoftwareEvent::CpuClock,
-                    SamplePolicy::Frequency(u64::from(TICKS_HZ)),
+                    vec![SamplePolicy::Frequency(TICKS_HZ.into())],
                 ),
             };
             let program: &mut PerfEvent = program.try_into()?;
             program.load()?;
             say_size(step.program, program.info());
             let cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
-            for cpu in cpus {
+            for (cpu, policy) in cpus
+                .iter()
+                .flat_map(|cpu| policies.iter().map(move |policy| (*cpu, *policy)))
+            {
                 let scope = PerfEventScope::AllProcessesOneCpu { cpu };
                 let event = PerfEventConfig::Software(event);
                 if let Err(error) = program.attach(event, scope, policy, false) {

@@ -1,6 +1,6 @@
 //! A process's resident memory: how much, of what kind, and how much more it may take.
 
-use std::{fs::File, os::unix::fs::FileExt as _};
+use std::{cell::OnceCell, fs::File, os::unix::fs::FileExt as _};
 
 use rustc_hash::FxHashMap;
 
@@ -15,7 +15,7 @@ pub const PAGE: u64 = 4096;
 const HUGE: u64 = 2 << 20;
 const HUGE_PAGES: u64 = HUGE / PAGE;
 /// Page maps kept open.
-const FILES_MAX: usize = 256;
+const FILES_MAX: usize = 4096;
 /// Cgroups above one another that are looked at.
 const ABOVE_MAX: usize = 64;
 
@@ -24,22 +24,21 @@ const ABOVE_MAX: usize = 64;
 pub struct Resident {
     /// All of it.
     pub all: u64,
-    /// What is neither a file's nor shared: the kernel calls it anonymous.
+    /// What is neither a file's nor shared (the kernel calls it anonymous), and what of it was swapped out: what comes back from there is no growth.
     pub own: u64,
 }
 
-/// Resident memory of a process: `/proc/PID/statm`, two numbers that the kernel keeps anyway.
+/// Resident memory of a process, from `/proc/PID/status`; `None` when its leader has ended.
 #[must_use]
 pub fn resident(pid: u32) -> Option<Resident> {
-    parse_statm(&read(&format!("/proc/{pid}/statm")).ok()?)
+    parse_status(&read(&format!("/proc/{pid}/status")).ok()?)
 }
 
-fn parse_statm(text: &str) -> Option<Resident> {
-    let mut pages = text.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
-    let (all, of_files) = (pages.next()?.ok()?, pages.next()?.ok()?);
+fn parse_status(text: &str) -> Option<Resident> {
+    let kib = |name| value_of(text, name).map(|kib| kib.saturating_mul(1024));
     Some(Resident {
-        all: all.saturating_mul(PAGE),
-        own: all.saturating_sub(of_files).saturating_mul(PAGE),
+        all: kib("VmRSS:")?,
+        own: kib("RssAnon:")?.saturating_add(kib("VmSwap:").unwrap_or(0)),
     })
 }
 
@@ -59,23 +58,25 @@ pub fn room(pid: u32) -> Option<u64> {
     host.into_iter().chain(of_cgroups).min()
 }
 
-/// Below the cgroup's own limit; what the kernel would drop first counts as free.
+/// Below the cgroup's own limit; what the kernel can drop counts as free.
 fn room_in(cgroup: &Cgroup) -> Option<u64> {
-    let (limit, used, idle) = if cgroup.unified {
-        ("memory.max", "memory.current", "inactive_file ")
+    let (limit, used, caches) = if cgroup.unified {
+        (
+            "memory.max",
+            "memory.current",
+            ["inactive_file ", "active_file ", "slab_reclaimable "],
+        )
     } else {
         (
             "memory.limit_in_bytes",
             "memory.usage_in_bytes",
-            "total_inactive_file ",
+            ["total_inactive_file ", "total_active_file ", "slab_reclaimable "],
         )
     };
     let number = |file| cgroup.read(file)?.trim().parse::<u64>().ok();
-    let idle = cgroup
-        .read("memory.stat")
-        .and_then(|text| value_of(&text, idle))
-        .unwrap_or(0);
-    Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(idle)))
+    let text = cgroup.read("memory.stat").unwrap_or_default();
+    let cached: u64 = caches.into_iter().filter_map(|name| value_of(&text, name)).sum();
+    Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(cached)))
 }
 
 /// The number in the line that begins so.
@@ -98,6 +99,8 @@ pub enum Page {
 #[derive(Debug, Default)]
 pub struct Pagemaps {
     files: FxHashMap<u32, File>,
+    /// The frame that stands for all memory that was read and never written, where frames are shown.
+    zeros: OnceCell<Option<u64>>,
 }
 
 /// Bits of an entry.
@@ -110,10 +113,11 @@ const FRAME: u64 = (1 << 55) - 1;
 impl Pagemaps {
     /// What is at this page, a number of pages from address 0.
     pub fn look(&mut self, pid: u32, page: u64) -> Page {
+        let zeros = self.zeros();
         let Some(file) = self.file(pid) else {
             return Page::Other;
         };
-        let Some(entry) = entry(file, page).filter(|&entry| is_own(entry)) else {
+        let Some(entry) = entry(file, page).filter(|&entry| is_own(entry, zeros)) else {
             return Page::Other;
         };
         let first = page - page % HUGE_PAGES;
@@ -124,9 +128,14 @@ impl Pagemaps {
 
     /// Whether memory of its own is still there.
     pub fn is_own(&mut self, pid: u32, page: u64) -> bool {
+        let zeros = self.zeros();
         self.file(pid)
             .and_then(|file| entry(file, page))
-            .is_some_and(is_own)
+            .is_some_and(|entry| is_own(entry, zeros))
+    }
+
+    fn zeros(&self) -> Option<u64> {
+        *self.zeros.get_or_init(frame_of_zeros)
     }
 
     /// The process has another program image, or has ended.
@@ -136,8 +145,10 @@ impl Pagemaps {
 
     fn file(&mut self, pid: u32) -> Option<&File> {
         if !self.files.contains_key(&pid) {
-            if self.files.len() >= FILES_MAX {
-                self.files.clear();
+            if self.files.len() >= FILES_MAX
+                && let Some(&other) = self.files.keys().next()
+            {
+                self.files.remove(&other);
             }
             self.files
                 .insert(pid, File::open(format!("/proc/{pid}/pagemap")).ok()?);
@@ -152,9 +163,26 @@ fn entry(file: &File, page: u64) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes))
 }
 
-const fn is_own(entry: u64) -> bool {
-    entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0
+fn is_own(entry: u64, zeros: Option<u64>) -> bool {
+    let of_zeros = zeros.is_some() && frame_of(entry) == zeros;
+    entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0 && !of_zeros
 }
+
+/// Known by memory of this process that is read and never written: so much that any allocator takes it from the kernel, which gives all pages
+/// the same frame.
+fn frame_of_zeros() -> Option<u64> {
+    let never_written = vec![0u8; UNWRITTEN];
+    let file = File::open("/proc/self/pagemap").ok()?;
+    let frame = |at: usize| {
+        let byte = never_written.get(at)?;
+        std::hint::black_box(*byte);
+        entry_frame(&file, std::ptr::from_ref(byte) as u64 / PAGE)
+    };
+    frame(UNWRITTEN / 4).filter(|&found| frame(UNWRITTEN / 2 + PAGE as usize) == Some(found))
+}
+
+/// More than any allocator keeps at hand; none of it is ever resident.
+const UNWRITTEN: usize = 64 << 20;
 
 fn frame_of(entry: u64) -> Option<u64> {
     let frame = entry & FRAME;
@@ -178,11 +206,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_of_files_is_own() {
-        let found = parse_statm("1000 300 100 5 0 200 0\n").unwrap();
-        assert_eq!((found.all, found.own), (300 * PAGE, 200 * PAGE));
-        assert_eq!(parse_statm("1000 300"), None);
-        assert_eq!(parse_statm("1 18446744073709551615 0").unwrap().own, u64::MAX);
+    fn what_was_swapped_out_is_own() {
+        let text = "Name:\tx\nVmRSS:\t    300 kB\nRssAnon:\t 200 kB\nRssFile:\t 100 kB\nVmSwap:\t 50 kB\n";
+        let found = parse_status(text).unwrap();
+        assert_eq!((found.all, found.own), (300 << 10, 250 << 10));
+        // A kernel thread, and one whose leader has ended.
+        assert_eq!(parse_status("Name:\tkthreadd\n"), None);
+        let hostile = "VmRSS: 18446744073709551615 kB\nRssAnon: 18446744073709551615\nVmSwap: 1\n";
+        assert_eq!(parse_status(hostile).unwrap().own, u64::MAX);
+    }
+
+    /// Large enough for the allocator to take it from the kernel, which gives zeros.
+    #[test]
+    fn memory_that_was_only_read_is_not_own() {
+        let own = std::process::id();
+        let mut pagemaps = Pagemaps::default();
+        let mut bytes = vec![0u8; 4 << 20];
+        let at = 2 << 20;
+        std::hint::black_box(bytes[at]);
+        let page = (&raw const bytes[at]) as u64 / PAGE;
+        if pagemaps.zeros().is_none() {
+            println!("frames are not shown here (no CAP_SYS_ADMIN)");
+            return;
+        }
+        assert_eq!(pagemaps.look(own, page), Page::Other);
+        bytes[at] = 1;
+        std::hint::black_box(&bytes);
+        assert!(matches!(pagemaps.look(own, page), Page::Own(_)));
     }
 
     #[test]

@@ -173,12 +173,18 @@ fn runtime(pid: u32, exe: Option<&PathBuf>) -> String {
     if name.starts_with("python") || name.starts_with("pypy") {
         return "python".into();
     }
-    if name == "node" || name == "nodejs" {
+    if ["node", "nodejs", "deno", "bun", "electron"].contains(&name) {
         return "node".into();
+    }
+    if name.starts_with("ruby") || name == "beam.smp" {
+        return name.get(..4).unwrap_or_default().into();
     }
     let maps = read(&format!("/proc/{pid}/maps")).unwrap_or_default();
     if name == "java" || maps.contains("/libjvm.so") {
         return "jvm".into();
+    }
+    if name == "dotnet" || maps.contains("/libcoreclr.so") {
+        return "dotnet".into();
     }
     if maps.contains("/libpython") {
         return "python".into();

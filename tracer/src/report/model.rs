@@ -818,7 +818,7 @@ document! {
 
     /// Resident memory of all targets, and who touches what is new of it.
     pub struct Memory {
-        /// Resident memory at the start, of those that were there at both ends.
+        /// Resident memory at the start: sums of `by_process`.
         pub rss_start: u64,
         /// Resident memory at the end.
         pub rss_end: u64,
@@ -827,9 +827,9 @@ document! {
         /// Memory that was touched for the first time in this window and was still there at its end, estimated from `samples`; null when
         /// page faults are not looked at.
         pub touched_bytes: Option<u64>,
-        /// Page faults that were looked at: a few of them are but a hint.
+        /// Samples that this is estimated from: a few of them are but a hint.
         pub samples: u64,
-        /// The processes.
+        /// The processes, the largest first, bounded.
         pub by_process: Vec<MemoryProcess>,
         /// Stacks that touched it, most first, bounded. Who touches memory first need not be who keeps it.
         pub by_stack: Vec<MemoryStack>,
@@ -851,13 +851,19 @@ document! {
         pub growth_bytes_per_s: Option<f64>,
         /// 95 % interval.
         pub growth_interval_bytes_per_s: Option<[f64; 2]>,
-        /// `growing`, `steady`, or `unknown` when there were too few readings.
+        /// `growing`, `steady`, or `unknown` when there were too few readings, or it may grow.
         pub verdict: Verdict,
+        /// From the first reading to the last.
+        pub read_ns: u64,
+        /// As [`Memory::touched_bytes`], of this process.
+        pub touched_bytes: Option<u64>,
+        /// Samples that this is estimated from.
+        pub samples: u64,
         /// Probability of such steps where there is no growth; null when there were too few readings.
         pub p_value: Option<f64>,
         /// What it may take more, before a cgroup's limit or the end of the host's memory; null when not known.
         pub room_bytes: Option<u64>,
-        /// When that is used up; null when it does not grow.
+        /// When that is used up, by the lower end of the interval; null when it does not grow, or has ended.
         pub time_to_limit_ns: Option<u64>,
     }
 

@@ -358,7 +358,7 @@ fn collector() -> GoGc {
 }
 
 /// `count` times, evenly from `low` to `high` microseconds.
-fn times(count: u64, low: u64, high: u64) -> Hist {
+pub(crate) fn times(count: u64, low: u64, high: u64) -> Hist {
     mixture(&[(count, low, high)])
 }
 
@@ -548,7 +548,7 @@ fn slices(wait: &Hist) -> Slices {
     }
 }
 
-fn lock(id: &str, name: &str, kind: LockKind, wait: Hist) -> Lock {
+pub(crate) fn lock(id: &str, name: &str, kind: LockKind, wait: Hist) -> Lock {
     Lock {
         slices: Some(slices(&wait)),
         id: id.to_owned(),
@@ -682,6 +682,9 @@ pub(crate) fn contended() -> Report {
             growth_bytes_per_s: Some(400_000.0),
             growth_interval_bytes_per_s: Some([380_000.0, 420_000.0]),
             verdict: Verdict::Growing,
+            read_ns: 10_000 * MS,
+            touched_bytes: Some(4_100_000),
+            samples: 77,
             p_value: Some(0.000_04),
             room_bytes: Some(2_000_000_000),
             time_to_limit_ns: Some(5_000_000 * MS),

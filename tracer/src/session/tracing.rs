@@ -296,6 +296,11 @@ impl Tracing {
                     if !described.comm.is_empty() {
                         traced.described = described;
                     }
+                    // Another image, of which nothing was read yet.
+                    traced.memory = Readings::default();
+                    if self.options.collectors.memory {
+                        traced.memory.read(pid, host::monotonic_ns());
+                    }
                     self.look_at_programs(false);
                 }
                 self.reconcile(pid);
@@ -308,6 +313,7 @@ impl Tracing {
                         self.pipeline.not_followed();
                     }
                     self.pipeline.stacks.process_exit(child);
+                    self.pipeline.forget_pages(child);
                     if let Some(capture) = &mut self.capture {
                         capture.remove_target(child);
                     }
@@ -379,7 +385,6 @@ impl Tracing {
         }
         self.pipeline.spawned.snapshot(now);
         self.thin(now);
-        self.look_at_memory(now, false);
         self.go.sample();
         self.go_write.sample(&self.go);
         let ended: Vec<bool> = self
@@ -413,6 +418,7 @@ impl Tracing {
                 }
                 self.go.ended(traced.held.pid);
                 self.pipeline.forget_pages(traced.held.pid);
+                traced.memory.room = None;
                 self.pipeline.stacks.process_exit(traced.held.pid);
                 // Its id may be another's soon.
                 if let Some(capture) = &mut self.capture {
@@ -422,6 +428,7 @@ impl Tracing {
                 traced.described.threads = stat.threads;
             }
         }
+        self.look_at_memory(now, false);
     }
 
     /// How much memory a target has, and whether what was touched of it is still there.
@@ -431,11 +438,7 @@ impl Tracing {
         }
         self.pipeline.look_at_pages(now_ns, edge);
         for traced in self.targets.iter_mut().filter(|traced| !traced.exited) {
-            let Some(resident) = memory::resident(traced.held.pid).filter(|resident| resident.all > 0) else {
-                continue;
-            };
-            traced.memory.all.on_reading(now_ns, resident.all);
-            traced.memory.own.on_reading(now_ns, resident.own);
+            traced.memory.read(traced.held.pid, now_ns);
             if edge {
                 traced.memory.room = memory::room(traced.held.pid);
             }
@@ -648,8 +651,7 @@ impl Tracing {
             self.pipeline.reset(after.ns);
             self.counted = (0, 0);
             for traced in &mut self.targets {
-                traced.memory.all.reset();
-                traced.memory.own.reset();
+                traced.memory.reset(traced.exited);
             }
             self.lost_before = lost;
             self.had_before = had;

@@ -32,19 +32,51 @@ pub(super) fn all(facts: &Facts<'_>, found: &mut Vec<Finding>) {
     }
 }
 
+/// Why threads that want to run are kept from it, most of the time.
+#[derive(Clone, Copy)]
+pub(super) enum Shortage {
+    /// The cgroup's quota runs out.
+    Quota,
+    /// Others run.
+    Crowd,
+}
+
+impl Shortage {
+    /// Among these diagnoses.
+    pub(super) fn among(found: &[Finding]) -> Option<Self> {
+        let is = |id: &str, least| found.iter().any(|one| one.id == id && one.severity >= least);
+        if is(THROTTLED, Severity::High) {
+            Some(Self::Quota)
+        } else {
+            is(STARVED, Severity::Medium).then_some(Self::Crowd)
+        }
+    }
+
+    /// The diagnosis.
+    pub(super) const fn id(self) -> &'static str {
+        match self {
+            Self::Quota => THROTTLED,
+            Self::Crowd => STARVED,
+        }
+    }
+}
+
+const THROTTLED: &str = "cpu.throttled";
+const STARVED: &str = "cpu.starved";
+
 /// Share of the quota's periods that ran out, from which it is felt.
-const THROTTLED: f64 = 0.05;
+const RAN_OUT: f64 = 0.05;
 /// Periods below which a share says nothing.
 const PERIODS: u64 = 5;
 
 /// The time is summed over CPUs and may exceed the window: the share of periods says how often work had to wait.
 fn throttled(throttling: Throttling, found: &mut Vec<Finding>) {
     let share = throttling.periods as f64 / throttling.of.max(1) as f64;
-    if throttling.of < PERIODS || share < THROTTLED {
+    if throttling.of < PERIODS || share < RAN_OUT {
         return;
     }
     found.push(Finding {
-        id: "cpu.throttled".into(),
+        id: THROTTLED.into(),
         severity: if share >= 0.25 {
             Severity::High
         } else {
@@ -73,7 +105,7 @@ fn throttled(throttling: Throttling, found: &mut Vec<Finding>) {
 }
 
 /// Share of runnable time among running and runnable from which CPUs are short.
-const STARVED: f64 = 0.3;
+const SHORT: f64 = 0.3;
 /// Delays shorter than this are the price of starting and waking threads, however many there are.
 const FELT_NS: u64 = 1_000_000;
 
@@ -82,7 +114,7 @@ fn starved(run_queue: &RunQueue, facts: &Facts<'_>, found: &mut Vec<Finding>) {
     let wanted = time.running_ns + time.runnable_ns;
     let share = time.runnable_ns as f64 / wanted.max(1) as f64;
     // Less than a tenth of one CPU wanted in all is no shortage that anybody feels.
-    if share < STARVED
+    if share < SHORT
         || wanted < window_ns / 10
         || run_queue.hist.count < 20
         || run_queue.hist.p90_ns < FELT_NS
@@ -106,7 +138,7 @@ fn starved(run_queue: &RunQueue, facts: &Facts<'_>, found: &mut Vec<Finding>) {
         detail = format!("{detail}, others {:.1}{}", crowd.cpus, crowd.named);
     }
     found.push(Finding {
-        id: "cpu.starved".into(),
+        id: STARVED.into(),
         severity: Severity::Medium,
         confidence: 0.9,
         title,

@@ -14,20 +14,55 @@ use crate::{
 
 /// When the limit is reached within this, it is worth a look today.
 const DAY_NS: u64 = 24 * HOUR_NS;
-/// And within an hour, it is when the memory was seen to grow for so long.
+/// What is starting up grows, too: so long it must have been read for anybody to be called, and so long where only the rate says when the memory
+/// is used up. Until then, no more than so many times as long may be left.
 const LONG_NS: u64 = 20_000_000_000;
+const LONGER_NS: u64 = 60_000_000_000;
+const AHEAD: u64 = 10;
+/// Of what is left, so much was taken within the window.
+const TAKEN: f64 = 0.1;
+/// Probability of such steps without growth above which nobody is called.
+const CALLS: f64 = 0.001;
 /// What was touched is told where it rests on so many samples, and is about as much as the memory grew by.
 const SAMPLES: u64 = 12;
-const EXPLAINS: std::ops::Range<f64> = 0.5..2.0;
+const EXPLAINS: std::ops::Range<f64> = 0.7..1.4;
 /// A function is named that touched so much of it.
 const MOST: f64 = 0.5;
 /// Others, with so much of it, so many in all.
 const WORTH: f64 = 0.05;
 const NAMED: usize = 3;
-/// No more than this is claimed: growth is proved, not that it never ends.
-const SUREST: f64 = 0.9;
+/// Findings.
+const FINDINGS_MAX: usize = 3;
 /// Runtimes that touch their heap for the first time for as long as no collection is due, whatever the program keeps.
-const FILL_UP: [&str; 2] = ["jvm", "node"];
+const FILL_UP: [&str; 5] = ["jvm", "node", "dotnet", "beam", "ruby"];
+/// A Go program's does so until it has been collected so often in the window.
+const COLLECTIONS: u64 = 3;
+
+fn fills_up(pid: u32, facts: &Facts<'_>) -> bool {
+    let runtime = (facts.runtime)(pid);
+    let go = || facts.go.iter().find(|go| go.pid == pid);
+    let collections = || go().and_then(|go| go.gc.as_ref()).map_or(0, |gc| gc.cycles);
+    FILL_UP.contains(&runtime) || (runtime.starts_with("go") && collections() < COLLECTIONS)
+}
+
+/// How bad it is, which a rate alone does not tell: most of what grows has an end.
+fn severity(process: &MemoryProcess, p_value: f64) -> Severity {
+    let Some(left) = process.time_to_limit_ns.filter(|_| p_value < CALLS) else {
+        return Severity::Low;
+    };
+    let read = process.read_ns;
+    let grown = process.own_end.saturating_sub(process.own_start) as f64;
+    let taken = process
+        .room_bytes
+        .is_some_and(|room| grown >= TAKEN * room as f64);
+    if read >= LONG_NS && left <= read.saturating_mul(AHEAD) {
+        Severity::High
+    } else if read >= LONG_NS && left < DAY_NS && (read >= LONGER_NS || taken) {
+        Severity::Medium
+    } else {
+        Severity::Low
+    }
+}
 
 fn size(number: f64) -> String {
     plain(&bytes(number))
@@ -39,10 +74,9 @@ fn short(function: &str) -> String {
 
 /// One finding for each process whose own memory grows.
 pub(super) fn growth(memory: &Memory, facts: &Facts<'_>, names: &mut Names<'_>, found: &mut Vec<Finding>) {
-    for process in &memory.by_process {
-        if process.verdict == Verdict::Growing {
-            found.extend(of_process(process, memory, facts, names));
-        }
+    let growing = |process: &&MemoryProcess| process.verdict == Verdict::Growing;
+    for process in memory.by_process.iter().filter(growing).take(FINDINGS_MAX) {
+        found.extend(of_process(process, memory, facts, names));
     }
 }
 
@@ -53,17 +87,12 @@ fn of_process(
     names: &mut Names<'_>,
 ) -> Option<Finding> {
     let (per_s, p_value) = process.growth_bytes_per_s.zip(process.p_value)?;
-    let fills_up = FILL_UP.contains(&(facts.runtime)(process.pid));
+    let fills_up = fills_up(process.pid, facts);
     let left = process.time_to_limit_ns;
-    let within = |ns| left.is_some_and(|left| left < ns);
     let severity = if fills_up {
         Severity::Info
-    } else if within(HOUR_NS) && facts.window_ns >= LONG_NS {
-        Severity::High
-    } else if within(DAY_NS) {
-        Severity::Medium
     } else {
-        Severity::Low
+        severity(process, p_value)
     };
     let told = told(process, memory, names);
     let first = told.first();
@@ -90,7 +119,7 @@ fn of_process(
         }
     };
     let limit = left.map_or_else(String::new, |ns| {
-        format!("; no memory is left in {}", duration(ns))
+        format!("; at this rate no memory is left in {}", duration(ns))
     });
     let heap = if fills_up {
         "; a runtime's heap fills up to its limit before it is collected: a leak only if it grows beyond that"
@@ -100,7 +129,11 @@ fn of_process(
     Some(Finding {
         id: "memory.growth".into(),
         severity,
-        confidence: (1.0 - p_value).min(SUREST),
+        confidence: match process.read_ns {
+            LONGER_NS.. => 0.9,
+            LONG_NS.. => 0.8,
+            _ => 0.6,
+        },
         title: format!("memory grows by {}/s{title_end}", size(per_s)),
         detail: format!(
             "{} → {} of its own{limit}{said}{heap}",
@@ -119,8 +152,9 @@ fn of_process(
             ("own_end", json!(process.own_end)),
             ("room_bytes", json!(process.room_bytes)),
             ("time_to_limit_ns", json!(left)),
-            ("touched_bytes", json!(memory.touched_bytes)),
-            ("samples", json!(memory.samples)),
+            ("touched_bytes", json!(process.touched_bytes)),
+            ("samples", json!(process.samples)),
+            ("read_ns", json!(process.read_ns)),
         ]),
         remedy: first.map_or_else(
             || "Take a heap profile, and bound what is kept: caches by size or age, sessions by a time-out.".into(),
@@ -148,10 +182,9 @@ struct Told {
 fn told(process: &MemoryProcess, memory: &Memory, names: &mut Names<'_>) -> Vec<Told> {
     let own = |row: &&MemoryStack| row.pid == process.pid;
     let rows: Vec<&MemoryStack> = memory.by_stack.iter().filter(own).collect();
-    let touched: u64 = rows.iter().map(|row| row.bytes).sum();
-    let samples: u64 = rows.iter().map(|row| row.samples).sum();
+    let touched = process.touched_bytes.unwrap_or(0);
     let grown = process.own_end.saturating_sub(process.own_start) as f64;
-    if samples < SAMPLES || !EXPLAINS.contains(&(touched as f64 / grown.max(1.0))) {
+    if process.samples < SAMPLES || !EXPLAINS.contains(&(touched as f64 / grown.max(1.0))) {
         return Vec::new();
     }
     // Each may touch memory in several places.
@@ -170,7 +203,7 @@ fn told(process: &MemoryProcess, memory: &Memory, names: &mut Names<'_>) -> Vec<
     }
     told.sort_by_key(|told| std::cmp::Reverse(told.bytes));
     for told in &mut told {
-        told.share = told.bytes as f64 / touched as f64;
+        told.share = told.bytes as f64 / grown.max(touched as f64);
     }
     if told.first().is_none_or(|first| first.share < MOST) {
         return Vec::new();
