@@ -1,6 +1,6 @@
 //! Pages of memory that were touched for the first time, by who did.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::stacks::StackId;
 
@@ -27,6 +27,8 @@ pub struct Pages {
     zeros: u32,
     /// Records of this window.
     records: u64,
+    /// Processes that have ended in this window.
+    ended: FxHashSet<u32>,
     looked_ns: u64,
 }
 
@@ -71,12 +73,22 @@ impl Pages {
             return;
         }
         self.looked_ns = now_ns;
-        self.known.retain(|&(tgid, page), _| is_there(tgid, page));
+        let ended = &self.ended;
+        self.known
+            .retain(|&(tgid, page), _| ended.contains(&tgid) || is_there(tgid, page));
     }
 
-    /// A process has another program image, or none.
+    /// A process has another program image, or its number is another one's.
     pub fn forget(&mut self, tgid: u32) {
+        self.ended.remove(&tgid);
         self.known.retain(|of, _| of.0 != tgid);
+    }
+
+    /// A process has ended: what was there at the last look is told as what was there at its end.
+    pub fn on_exit(&mut self, tgid: u32) {
+        if self.known.keys().any(|of| of.0 == tgid) {
+            self.ended.insert(tgid);
+        }
     }
 
     /// What is still there: process, who touched it, and how many bytes each stands for.
@@ -133,6 +145,9 @@ mod tests {
             [1, 2, 3].map(|stack| bytes_of(&pages, stack)),
             [4 * 4096, 4096, 0]
         );
+        pages.on_exit(7);
+        pages.look(2, true, |_, _| false);
+        assert_eq!(bytes_of(&pages, 1), 4 * 4096);
         pages.forget(7);
         assert_eq!(pages.rows().count(), 0);
     }

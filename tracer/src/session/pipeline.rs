@@ -254,9 +254,15 @@ impl Pipeline {
             .look(now_ns, now, |tgid, page| pagemaps.is_own(tgid, page));
     }
 
-    /// A process has another program image, or has ended.
-    pub fn forget_pages(&mut self, tgid: u32) {
+    /// A process has another program image, or its number is another one's.
+    fn forget_pages(&mut self, tgid: u32) {
         self.pages.forget(tgid);
+        self.pagemaps.forget(tgid);
+    }
+
+    /// A process has ended.
+    pub fn end_pages(&mut self, tgid: u32) {
+        self.pages.on_exit(tgid);
         self.pagemaps.forget(tgid);
     }
 
@@ -371,6 +377,7 @@ impl Pipeline {
     fn on_child(&mut self, record: &Fork) {
         let (parent, child) = (record.header.tgid, record.child_tgid);
         self.stacks.process_fork(parent, child, record.header.ts_ns);
+        self.forget_pages(child);
         if self.spawned.is_on() {
             self.spawned.begin(child, 0, record.header.ts_ns);
         }

@@ -313,7 +313,7 @@ impl Tracing {
                         self.pipeline.not_followed();
                     }
                     self.pipeline.stacks.process_exit(child);
-                    self.pipeline.forget_pages(child);
+                    self.pipeline.end_pages(child);
                     if let Some(capture) = &mut self.capture {
                         capture.remove_target(child);
                     }
@@ -417,7 +417,7 @@ impl Tracing {
                     table.on_process_exit(now);
                 }
                 self.go.ended(traced.held.pid);
-                self.pipeline.forget_pages(traced.held.pid);
+                self.pipeline.end_pages(traced.held.pid);
                 traced.memory.room = None;
                 self.pipeline.stacks.process_exit(traced.held.pid);
                 // Its id may be another's soon.

@@ -100,7 +100,7 @@ fn of_process(
         format!(
             ", {} of it first touched in {}",
             portion(first.share),
-            first.function
+            short(&first.function)
         )
     });
     let said = match first {
