@@ -379,7 +379,8 @@ fn go_locks_that_are_hot_are_found_at_a_bounded_cost() {
             shares(woken),
             shares(mutex)
         );
-        assert!(probes + snapshots < 0.5, "{probes} % and {snapshots} %");
+        // Printed above; 0.4 to 0.5 % here, more where a hypervisor takes part of the CPUs. Unbounded it is tens of percent.
+        assert!(probes + snapshots < 1.0, "{probes} % and {snapshots} %");
         // Of a hundredth of the time or less: the path that most wait in. Of a single goroutine, and of who releases, so little tells
         // nothing: one does so thousands of times in a row.
         let (ours, theirs) = (shares(waited)[0], shares(block)[0]);

@@ -22,8 +22,8 @@ use crate::proc::sched::Throttling;
 use crate::report::{
     frames::{app_function, cut, without_path},
     model::{
-        Cpu, FdStack, Fds, Finding, Go, Lock, LockKind, Losses, Memory, RunQueue, Severity, Spawns, StackKey,
-        Time, Verdict,
+        Cpu, FdStack, Fds, Finding, Go, Holder, Lock, LockKind, Losses, Memory, Reason, RunQueue, Severity,
+        Spawns, StackKey, Time, Verdict,
     },
     units::{count, duration, portion},
 };
@@ -54,8 +54,10 @@ pub struct Facts<'a> {
     pub cpus: u32,
     /// Run queue.
     pub run_queue: Option<&'a RunQueue>,
-    /// The cgroup's quota at work.
+    /// The cgroup's quota at work, of the process that it held longest.
     pub throttling: Option<Throttling>,
+    /// The same of each process.
+    pub throttling_of: &'a dyn Fn(u32) -> Option<Throttling>,
     /// Losses.
     pub losses: &'a Losses,
     /// Window.
@@ -354,12 +356,9 @@ fn contended(
         return;
     };
     // It is the CPUs that are to be seen to, and the lock afterwards.
-    let shortage = shortage.filter(|shortage| waits_for_cpus(lock, all, *shortage));
-    let severity = if shortage.is_some() {
-        severity.min(Severity::Low)
-    } else {
-        severity
-    };
+    let shortage = shortage.filter(|shortage| shortage.is_of(lock.pid, facts));
+    let of_ns = lock.covered_ns.unwrap_or(window_ns);
+    let (severity, shortage) = less_for_want_of_cpus(severity, shortage, lock, (all, of_ns));
     let without = shortage.map_or_else(String::new, |shortage| {
         format!(
             "; its holders are kept from the CPUs: see to {} first",
@@ -432,29 +431,58 @@ fn contended(
     });
 }
 
+/// How bad the lock is where want of CPUs may be what its waits come from, and that want, if it is.
+fn less_for_want_of_cpus(
+    severity: Severity,
+    shortage: Option<cpu::Shortage>,
+    lock: &Lock,
+    (users, of_ns): (usize, u64),
+) -> (Severity, Option<cpu::Shortage>) {
+    let Some(found) = shortage else {
+        return (severity, None);
+    };
+    match (by_holds(lock, users, found), found) {
+        (Some(ns), _) if (ns as f64) < FEW * of_ns as f64 => (severity.min(Severity::Low), shortage),
+        // A quota stops all threads at once, in the midst of holds too.
+        (None, cpu::Shortage::Quota) => (a_step_less(severity), shortage),
+        _ => (severity, None),
+    }
+}
+
 /// Holds that must have been seen for what they say of the waits.
 const HOLDS: u64 = 5;
-/// The longest waits are so many times what all its users together would hold it for.
+/// A wait may be so many times as long as all its users together would hold it for.
 const FAR: u64 = 4;
 
-/// Whether its waits may come from want of CPUs and not from how long it is held.
+/// How much of its waits may come from how long it is held, and not from want of CPUs: of each wait as much as `users` threads could make it, that
+/// hold it one after the other. `None` where that is not known, or holders sleep: that a CPU would not help.
 ///
-/// With neighbours, that must show: `users` threads that each hold it for as long as the longest of the holds seen would not make anybody wait a
-/// quarter as long. (Holds are seen from one hand-over to the next, and one in which the holder loses its CPU is hardly ever among them.) A quota
-/// that runs out all the time stops all threads at once, in the midst of holds too, so there the opposite must show: that half of the holds
-/// are long enough, or that holders sleep.
-fn waits_for_cpus(lock: &Lock, users: usize, shortage: cpu::Shortage) -> bool {
-    let hold = lock.hold.as_ref().filter(|hold| hold.count >= HOLDS);
-    let blocked = lock.holders.iter().filter(|row| row.state == "blocked");
-    let blocked_ns: u64 = blocked.map(|row| row.total_ns).sum();
-    let asleep = hold.is_some_and(|hold| blocked_ns as f64 >= HELD_OVER * hold.total_ns as f64);
-    let explains = |hold_ns: u64| {
-        let turns = hold_ns.saturating_mul(users as u64).saturating_mul(FAR);
-        turns >= lock.wait.p99_ns
+/// Holds are seen from one hand-over to the next, and one in which the holder loses its CPU is hardly ever among them; a quota stops all threads
+/// at once, also in the midst of holds, so there half of the holds decide.
+fn by_holds(lock: &Lock, users: usize, shortage: cpu::Shortage) -> Option<u64> {
+    let hold = lock.hold.as_ref().filter(|hold| hold.count >= HOLDS)?;
+    // For another lock they may wait for want of CPUs, too.
+    let asleep = |row: &&Holder| row.state == "blocked" && row.reason != Some(Reason::Futex);
+    let asleep_ns: u64 = lock.holders.iter().filter(asleep).map(|row| row.total_ns).sum();
+    if asleep_ns as f64 >= HELD_OVER * hold.total_ns as f64 {
+        return Some(u64::MAX);
+    }
+    let turn_ns = match shortage {
+        cpu::Shortage::Quota => hold.p50_ns,
+        cpu::Shortage::Crowd => hold.p99_ns,
     };
-    match shortage {
-        cpu::Shortage::Quota => !asleep && !hold.is_some_and(|hold| explains(hold.p50_ns)),
-        cpu::Shortage::Crowd => hold.is_some_and(|hold| !explains(hold.max_ns)),
+    let most_ns = turn_ns.saturating_mul(users as u64).saturating_mul(FAR);
+    let waits = lock.wait.buckets.iter();
+    Some(waits.fold(0, |sum: u64, &(upper_ns, waits)| {
+        sum.saturating_add(upper_ns.min(most_ns).saturating_mul(waits))
+    }))
+}
+
+const fn a_step_less(severity: Severity) -> Severity {
+    match severity {
+        Severity::Critical | Severity::High => Severity::Medium,
+        Severity::Medium | Severity::Low => Severity::Low,
+        Severity::Info => Severity::Info,
     }
 }
 
@@ -555,23 +583,38 @@ mod tests {
         lock
     }
 
-    fn blamed(lock: &Lock, shortage: cpu::Shortage) -> bool {
-        !waits_for_cpus(lock, USERS, shortage)
+    /// Of the waits of such a lock, in us.
+    fn by(lock: &Lock, shortage: cpu::Shortage) -> Option<u64> {
+        by_holds(lock, USERS, shortage).map(|ns| ns / 1000)
     }
 
     #[test]
     fn a_lock_is_blamed_for_as_much_as_it_is_held() {
         use cpu::Shortage::{Crowd, Quota};
+        // A hundred waits, of which most are longer than four threads four times.
         let short = held(30, 60_000);
-        assert!(!blamed(&short, Crowd) && !blamed(&short, Quota));
+        assert!(by(&short, Crowd).unwrap() <= 100 * 30 * 16);
+        assert!(by(&short, Quota).unwrap() <= by(&short, Crowd).unwrap());
+        let all_ns = short.wait.total_ns / 1000;
         let long = held(30_000, 60_000);
-        assert!(blamed(&long, Crowd));
-        // Without holds nothing is known against it, but that a quota stops all threads at once.
-        let mut unseen = held(30, 60_000);
-        unseen.hold = None;
-        assert!(blamed(&unseen, Crowd) && !blamed(&unseen, Quota));
-        let mut few = short;
+        assert!(by(&long, Crowd).unwrap() >= all_ns / 100 * 99);
+        // Nothing is known of it.
+        let mut few = short.clone();
         few.hold = Some(times(2, 20, 30));
-        assert!(blamed(&few, Crowd) && !blamed(&few, Quota));
+        assert_eq!((by(&few, Crowd), by(&few, Quota)), (None, None));
+        few.hold = None;
+        assert_eq!(by(&few, Quota), None);
+        // Its holders sleep, for a disk or a peer: a CPU would not help. For another lock they may for want of one.
+        for (reason, own) in [(Reason::SocketRead, true), (Reason::Futex, false)] {
+            let mut asleep = short.clone();
+            asleep.holders = vec![Holder {
+                stack: None,
+                tid: 7,
+                total_ns: asleep.hold.as_ref().unwrap().total_ns,
+                state: "blocked".into(),
+                reason: Some(reason),
+            }];
+            assert_eq!(by(&asleep, Quota).unwrap() > all_ns, own, "{reason:?}");
+        }
     }
 }

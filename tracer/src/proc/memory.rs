@@ -216,12 +216,11 @@ mod tests {
         assert_eq!(parse_status(hostile).unwrap().own, u64::MAX);
     }
 
-    /// Large enough for the allocator to take it from the kernel, which gives zeros.
     #[test]
     fn memory_that_was_only_read_is_not_own() {
         let own = std::process::id();
         let mut pagemaps = Pagemaps::default();
-        let mut bytes = vec![0u8; 4 << 20];
+        let mut bytes = vec![0u8; UNWRITTEN];
         let at = 2 << 20;
         std::hint::black_box(bytes[at]);
         let page = (&raw const bytes[at]) as u64 / PAGE;

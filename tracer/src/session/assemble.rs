@@ -385,6 +385,7 @@ impl Tracing {
                 cpus: host.cpus,
                 run_queue: run_queue.as_ref(),
                 throttling: snapshot::throttled(edge, after),
+                throttling_of: &|pid| snapshot::throttled_of(edge, after, pid),
                 losses: &losses,
                 window_ns: window.ns(),
                 short_left_out: budget.leaves_short_out(),

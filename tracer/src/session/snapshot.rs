@@ -81,16 +81,19 @@ pub fn live(before: &Edge, after: &Edge, sleepers: &[Sleeper], started_at_ns: u6
 /// What the quota did between two edges, of the process that it held longest (processes of one cgroup share the figure).
 #[must_use]
 pub fn throttled(before: &Edge, after: &Edge) -> Option<Throttling> {
-    after
-        .throttling
-        .iter()
-        .map(|(pid, now)| {
-            let then = before.throttling.get(pid).copied().unwrap_or(*now);
-            Throttling {
-                ns: now.ns.saturating_sub(then.ns),
-                periods: now.periods.saturating_sub(then.periods),
-                of: now.of.saturating_sub(then.of),
-            }
-        })
+    let pids = after.throttling.keys();
+    pids.filter_map(|&pid| throttled_of(before, after, pid))
         .max_by_key(|throttling| throttling.ns)
+}
+
+/// The same of one process.
+#[must_use]
+pub fn throttled_of(before: &Edge, after: &Edge, pid: u32) -> Option<Throttling> {
+    let now = after.throttling.get(&pid)?;
+    let then = before.throttling.get(&pid).copied().unwrap_or(*now);
+    Some(Throttling {
+        ns: now.ns.saturating_sub(then.ns),
+        periods: now.periods.saturating_sub(then.periods),
+        of: now.of.saturating_sub(then.of),
+    })
 }

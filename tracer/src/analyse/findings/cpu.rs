@@ -52,6 +52,14 @@ impl Shortage {
         }
     }
 
+    /// Whether it is that of this process: another target may be held by a quota of its own.
+    pub(super) fn is_of(self, pid: u32, facts: &Facts<'_>) -> bool {
+        match self {
+            Self::Quota => (facts.throttling_of)(pid).is_some_and(|throttling| ran_out(throttling) >= MOSTLY),
+            Self::Crowd => true,
+        }
+    }
+
     /// The diagnosis.
     pub(super) const fn id(self) -> &'static str {
         match self {
@@ -69,15 +77,23 @@ const RAN_OUT: f64 = 0.05;
 /// Periods below which a share says nothing.
 const PERIODS: u64 = 5;
 
+/// From which it is what is to be seen to first.
+const MOSTLY: f64 = 0.25;
+
+/// Share of the periods in which it ran out.
+fn ran_out(throttling: Throttling) -> f64 {
+    throttling.periods as f64 / throttling.of.max(1) as f64
+}
+
 /// The time is summed over CPUs and may exceed the window: the share of periods says how often work had to wait.
 fn throttled(throttling: Throttling, found: &mut Vec<Finding>) {
-    let share = throttling.periods as f64 / throttling.of.max(1) as f64;
+    let share = ran_out(throttling);
     if throttling.of < PERIODS || share < RAN_OUT {
         return;
     }
     found.push(Finding {
         id: THROTTLED.into(),
-        severity: if share >= 0.25 {
+        severity: if share >= MOSTLY {
             Severity::High
         } else {
             Severity::Medium
